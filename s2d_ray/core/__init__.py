@@ -1,0 +1,1 @@
+"""The mathematics: coupling, proposals, verification, cascade, sampling. Pure torch."""

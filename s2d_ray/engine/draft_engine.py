@@ -1,0 +1,344 @@
+"""The draft engine: draft sessions as a cache, and one batch over the rows of all targets.
+
+A state machine without threads, clocks or Ray: calls and times go in, replies come out. One `step`
+drafts one token for every active row: all rows run the first layer group, those whose confidence
+stays below their threshold go on, and each leaves at its own depth. Rows of other calls join
+between steps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from s2d_ray.core.coupling import perturbed_scores
+from s2d_ray.engine.draft_session import DraftSession
+from s2d_ray.engine.protocol import ProposeCall, ProposeReply, ProposeRow, RowReply, RowStatus
+from s2d_ray.models.attention import Segment
+from s2d_ray.models.kv_pool import KVPool
+
+WARM_EVERY = 4
+"""With active rows, one step in this many prefills instead of drafting."""
+
+SessionKey = tuple[str, str]
+"""(replica, draft session): replicas cannot reach each other's sessions."""
+
+
+class Network(Protocol):
+    """What the engine needs of a sorted draft; see `models.sorted_draft.DraftNetwork`."""
+
+    exit_layers: tuple[int, ...]
+    head_ids: Tensor
+    pool: KVPool
+
+    def run_group(
+        self, group: int, token_ids: Sequence[int], segments: Sequence[Segment]
+    ) -> Tensor: ...
+
+    def exit_logits(self, submodel: int, hidden: Tensor) -> Tensor: ...
+
+
+@dataclass
+class _Row:
+    """One row being drafted."""
+
+    key: SessionKey
+    session: DraftSession
+    request: ProposeRow
+    deadline_s: float
+    tokens: list[int] = field(default_factory=list)
+    drafted_by: list[int] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
+    path_confidence: float = 1.0
+    done: bool = False
+
+    def reply(self) -> RowReply:
+        return RowReply(
+            self.request.draft_session,
+            self.request.at_length,
+            RowStatus.OK,
+            tuple(self.tokens),
+            tuple(self.drafted_by),
+            tuple(self.confidences),
+        )
+
+
+@dataclass
+class _Call:
+    """One call whose rows are not all answered yet."""
+
+    replica: str
+    call_no: int
+    answered: list[RowReply]
+    rows: list[_Row]
+
+    def reply(self) -> ProposeReply:
+        return ProposeReply(self.call_no, (*self.answered, *(row.reply() for row in self.rows)))
+
+
+@dataclass(frozen=True)
+class _Guess:
+    """A sub-model's best token for a row."""
+
+    token: int
+    confidence: float
+
+
+class DraftEngine:
+    """Sessions, active rows and counters of one draft."""
+
+    def __init__(
+        self,
+        network: Network,
+        eos_token_ids: Collection[int],
+        *,
+        prefill_chunk: int = 64,
+        max_debt: int = 64,
+        idle_s: float = 120.0,
+    ) -> None:
+        self._network = network
+        self._num_groups = len(network.exit_layers)
+        self._eos = frozenset(eos_token_ids)
+        self._prefill_chunk = prefill_chunk
+        self._max_debt = max_debt
+        self._idle_s = idle_s
+        self._sessions: OrderedDict[SessionKey, DraftSession] = OrderedDict()
+        self._warming: deque[SessionKey] = deque()
+        self._calls: list[_Call] = []
+        self._last_call: dict[str, int] = {}
+        self._step_cost_s = 0.0
+        self._steps_since_warm = 0
+        self.counters: Counter[str] = Counter()
+
+    @property
+    def num_sessions(self) -> int:
+        """Draft sessions held now."""
+        return len(self._sessions)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do anything."""
+        return bool(self._calls or self._warming)
+
+    def receive(self, call: ProposeCall, now_s: float) -> None:
+        """Take a call in; its reply comes out of a later `step`, or of `finished` at once."""
+        if call.call_no < self._last_call.get(call.replica, 0):
+            self.counters["stale_calls"] += 1
+            self._calls.append(_Call(call.replica, call.call_no, [], []))
+            return
+        self._last_call[call.replica] = call.call_no
+        self._abandon_older(call.replica)
+        for draft_session in call.closed:
+            self._drop((call.replica, draft_session))
+        answered: list[RowReply] = []
+        rows: list[_Row] = []
+        deadline_s = now_s + call.budget_ms / 1000.0
+        for request in call.rows:
+            outcome = self._admit(call.replica, request, deadline_s, now_s)
+            if isinstance(outcome, _Row):
+                rows.append(outcome)
+            else:
+                self.counters[f"rows_{outcome.status}"] += 1
+                answered.append(outcome)
+        self._calls.append(_Call(call.replica, call.call_no, answered, rows))
+
+    def _abandon_older(self, replica: str) -> None:
+        """End the rows of a replica's earlier calls: it has given them up."""
+        for older in self._calls:
+            if older.replica == replica:
+                for row in older.rows:
+                    row.done = True
+
+    def step(self, now_s: float) -> None:
+        """Draft one token for every active row, or prefill one chunk of a warming session.
+
+        Prefill takes the steps without active rows, and every fourth one beside them.
+        """
+        active = [row for call in self._calls for row in call.rows if not row.done]
+        for row in active:
+            # No step is started that could not be finished within the row's budget.
+            row.done = row.done or now_s + self._step_cost_s > row.deadline_s
+            self.counters["rows_out_of_budget"] += row.done
+        active = [row for row in active if not row.done]
+        if active and not (self._warming and self._steps_since_warm >= WARM_EVERY - 1):
+            self._steps_since_warm += 1
+            self._draft_step(active)
+        elif self._warming:
+            self._steps_since_warm = 0
+            self._warm_step()
+
+    def note_step_cost(self, seconds: float) -> None:
+        """Tell how long the last step took; recent steps weigh most."""
+        self._step_cost_s = (
+            seconds if not self._step_cost_s else (0.7 * self._step_cost_s + 0.3 * seconds)
+        )
+
+    def finished(self) -> list[tuple[str, ProposeReply]]:
+        """(replica, reply) of every call whose rows are all answered; each is given out once."""
+        done = [call for call in self._calls if all(row.done for row in call.rows)]
+        self._calls = [call for call in self._calls if not all(row.done for row in call.rows)]
+        return [(call.replica, call.reply()) for call in done]
+
+    def expire(self, now_s: float) -> None:
+        """Drop sessions unused for `idle_s`."""
+        for key, session in list(self._sessions.items()):
+            if now_s - session.last_used_s > self._idle_s and key not in self._in_use():
+                self._drop(key)
+                self.counters["expired_sessions"] += 1
+
+    # Admission -----------------------------------------------------------------------------------
+
+    def _admit(
+        self, replica: str, request: ProposeRow, deadline_s: float, now_s: float
+    ) -> _Row | RowReply:
+        key = (replica, request.draft_session)
+        session = self._sessions.get(key)
+        if session is not None and request.max_length > session.run.num_slots:
+            self._drop(key)
+            session = None
+        held = len(session.ids) if session else 0
+        if request.base > held:
+            return self._answer(request, RowStatus.NEEDS, held)
+        session = session or self._open(key, request.max_length, now_s)
+        if session is None:
+            return self._answer(request, RowStatus.BUSY)
+        session.commit(request.base, request.token_ids)
+        session.last_used_s = now_s
+        self._sessions.move_to_end(key)
+        if session.digest_at(request.at_length) != request.digest:
+            session.truncate(0)
+            return self._answer(request, RowStatus.NEEDS)
+        if session.debt(0) > self._prefill_chunk:
+            if key not in self._warming:
+                self._warming.append(key)
+            return self._answer(request, RowStatus.WARMING)
+        return _Row(key, session, request, deadline_s, done=request.plan.max_proposal == 0)
+
+    @staticmethod
+    def _answer(request: ProposeRow, status: RowStatus, needs_from: int = 0) -> RowReply:
+        return RowReply(request.draft_session, request.at_length, status, needs_from=needs_from)
+
+    def _open(self, key: SessionKey, max_length: int, now_s: float) -> DraftSession | None:
+        allocator = self._network.pool.allocator
+        if not allocator.fits(max_length):
+            return None
+        while (run := allocator.reserve(max_length)) is None:
+            if not self._evict_one():
+                return None
+        self._sessions[key] = DraftSession(self._num_groups, run, now_s)
+        self.counters["opened_sessions"] += 1
+        return self._sessions[key]
+
+    def _evict_one(self) -> bool:
+        """Drop the session unused for longest that no active row holds."""
+        in_use = self._in_use()
+        for key in self._sessions:
+            if key not in in_use:
+                self._drop(key)
+                self.counters["evicted_sessions"] += 1
+                return True
+        return False
+
+    def _in_use(self) -> set[SessionKey]:
+        return {row.key for call in self._calls for row in call.rows if not row.done}
+
+    def _drop(self, key: SessionKey) -> None:
+        session = self._sessions.pop(key, None)
+        if session is None:
+            return
+        self._network.pool.allocator.release(session.run)
+        if key in self._warming:
+            self._warming.remove(key)
+
+    # Work ----------------------------------------------------------------------------------------
+
+    def _draft_step(self, rows: list[_Row]) -> None:
+        self.counters["steps"] += 1
+        self.counters["step_rows"] += len(rows)
+        self.counters["steps_of_several_replicas"] += len({row.key[0] for row in rows}) > 1
+        climbing = rows
+        for submodel in range(self._num_groups):
+            guesses = self._run_submodel(submodel, climbing)
+            deeper = []
+            for row, guess in zip(climbing, guesses, strict=True):
+                if self._goes_deeper(row, submodel, guess):
+                    deeper.append(row)
+                else:
+                    self._take(row, submodel, guess)
+            climbing = deeper
+            if not climbing:
+                return
+
+    def _run_submodel(self, submodel: int, rows: list[_Row]) -> list[_Guess]:
+        """Bring one layer group up to date for some rows and score their last positions."""
+        segments, token_ids = [], []
+        for row in rows:
+            session = row.session
+            first = session.fill[submodel]
+            segments.append(Segment(session.run, first, len(session.ids) - first))
+            token_ids += session.ids[first:]
+            session.fill[submodel] = len(session.ids)
+            if submodel > 0 and segments[-1].num_rows > 1:
+                self.counters["caught_up_positions"] += segments[-1].num_rows - 1
+        hidden = self._network.run_group(submodel, token_ids, segments)
+        logits = self._network.exit_logits(submodel, hidden)
+        return [self._guess(row, scores) for row, scores in zip(rows, logits, strict=True)]
+
+    def _guess(self, row: _Row, logits: Tensor) -> _Guess:
+        """The likeliest token under the noise the target will draw with. logits [head_size]."""
+        scores = perturbed_scores(
+            logits.float(),
+            row.request.temperature,
+            row.request.seed,
+            len(row.session.ids),
+            self._network.head_ids,
+        )
+        best = torch.argmax(scores)
+        confidence = torch.softmax(scores, dim=-1)[best]
+        return _Guess(int(self._network.head_ids[best]), float(confidence))
+
+    def _goes_deeper(self, row: _Row, submodel: int, guess: _Guess) -> bool:
+        if not row.request.plan.goes_deeper(submodel, guess.confidence, self._num_groups):
+            return False
+        if row.session.debt(submodel + 1) > self._max_debt:
+            self.counters["rows_stopped_by_debt"] += 1
+            if row.key not in self._warming:
+                self._warming.append(row.key)
+            return False
+        return True
+
+    def _take(self, row: _Row, submodel: int, guess: _Guess) -> None:
+        """Append a guess to its row, or end the row without it."""
+        plan = row.request.plan
+        row.path_confidence *= guess.confidence
+        if plan.stops(row.path_confidence):
+            row.done = True
+            return
+        row.tokens.append(guess.token)
+        row.drafted_by.append(self._network.exit_layers[submodel])
+        row.confidences.append(guess.confidence)
+        row.session.append((guess.token,))
+        self.counters[f"drafted_by_{self._network.exit_layers[submodel]}"] += 1
+        room = row.request.max_length - len(row.session.ids)
+        row.done = len(row.tokens) >= plan.max_proposal or guess.token in self._eos or room <= 0
+
+    def _warm_step(self) -> None:
+        """Run one chunk of one warming session through every layer group."""
+        key = self._warming[0]
+        session = self._sessions[key]
+        self.counters["warm_steps"] += 1
+        end = len(session.ids) - 1
+        target = min(end, session.fill[-1] + self._prefill_chunk)
+        for group in range(self._num_groups):
+            first = session.fill[group]
+            if target > first:
+                segment = Segment(session.run, first, target - first)
+                self._network.run_group(group, session.ids[first:target], [segment])
+                session.fill[group] = target
+        if session.fill[-1] >= end:
+            self._warming.popleft()

@@ -1,0 +1,188 @@
+"""The thread that drives a target engine: inbox, proposals, forward, draws, events."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from s2d_ray.core.coupling import draw_token
+from s2d_ray.core.sampling import process_logits
+from s2d_ray.engine.messages import Event, Finished, GenerateRequest, Refused
+from s2d_ray.engine.protocol import Proposer
+from s2d_ray.engine.target_engine import Draw, TargetEngine
+from s2d_ray.errors import RequestError
+from s2d_ray.models.attention import Segment
+
+logger = logging.getLogger(__name__)
+
+Publish = Callable[[Event], None]
+Turn = Callable[[], AbstractContextManager[None]]
+
+
+class Forward(Protocol):
+    """What the loop needs of a model; see `models.ragged.RaggedModel`."""
+
+    def forward(
+        self, token_ids: Sequence[int], segments: Sequence[Segment], wanted_rows: Sequence[int]
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class _Add:
+    request: GenerateRequest
+    prompt_ids: list[int]
+    publish: Publish
+
+
+@dataclass(frozen=True)
+class _Abort:
+    request_id: str
+
+
+@dataclass(frozen=True)
+class _Stop:
+    pass
+
+
+class TargetLoop:
+    """Owns the engine: every other thread talks to it through `submit`, `abort` and `stop`.
+
+    publish callbacks run on the loop's thread and must not block.
+    """
+
+    def __init__(
+        self,
+        engine: TargetEngine,
+        model: Forward,
+        proposer: Proposer,
+        *,
+        turn: Turn = nullcontext,
+        num_threads: int = 0,
+    ) -> None:
+        self._engine = engine
+        self._model = model
+        self._proposer = proposer
+        self._turn = turn
+        self._num_threads = num_threads
+        self._inbox: queue.SimpleQueue[_Add | _Abort | _Stop] = queue.SimpleQueue()
+        self._publish: dict[str, Publish] = {}
+        self._stopping = False
+        self.last_progress_s = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="target-loop", daemon=True)
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self._thread.start()
+
+    def submit(self, request: GenerateRequest, prompt_ids: list[int], publish: Publish) -> None:
+        """Queue a request; its events, a refusal included, go to `publish`."""
+        self._inbox.put(_Add(request, prompt_ids, publish))
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request before the next round; its events stop."""
+        self._inbox.put(_Abort(request_id))
+
+    def stop(self) -> None:
+        """End the thread after the round it is in."""
+        self._inbox.put(_Stop())
+        self._thread.join()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        if self._num_threads:
+            torch.set_num_threads(self._num_threads)
+        while not self._stopping:
+            self._drain_inbox()
+            if not self._stopping and self._engine.queue_depth:
+                self._round_or_fail()
+            self.last_progress_s = time.monotonic()
+
+    def _drain_inbox(self) -> None:
+        """Handle what has arrived; with nothing to compute, wait for something."""
+        if not self._engine.queue_depth:
+            self._tell_closed()
+            self._handle(self._inbox.get())
+        while True:
+            try:
+                self._handle(self._inbox.get_nowait())
+            except queue.Empty:
+                return
+
+    def _tell_closed(self) -> None:
+        """Before going idle, let the draft free the sessions that ended."""
+        if self._engine.has_closed_sessions and self._proposer.available():
+            call = self._engine.ask(draft_available=True)
+            if call is not None:
+                self._engine.take_reply(self._proposer.propose(call, force=False))
+
+    def _handle(self, message: _Add | _Abort | _Stop) -> None:
+        if isinstance(message, _Stop):
+            self._stopping = True
+        elif isinstance(message, _Abort):
+            self._publish.pop(message.request_id, None)
+            self._engine.abort(message.request_id)
+        else:
+            try:
+                started = self._engine.add(message.request, message.prompt_ids)
+            except RequestError as error:
+                message.publish(Refused(error.status, error.message, error.param, error.code))
+                return
+            self._publish[message.request.request_id] = message.publish
+            message.publish(started)
+
+    def _round_or_fail(self) -> None:
+        try:
+            self._round()
+        except Exception:
+            logger.exception("a forward failed; its sequences are given up")
+            for request_id in self._engine.fail_all():
+                publish = self._publish.pop(request_id, None)
+                if publish is not None:
+                    publish(Refused(500, "the target failed while writing this text"))
+
+    def _round(self) -> None:
+        """Propose, forward, verify, commit."""
+        call = self._engine.ask(self._proposer.available())
+        if call is not None:
+            force = self._engine.asked_forced
+            self._engine.take_reply(self._proposer.propose(call, force))
+        step = self._engine.plan()
+        if step is None:
+            return
+        with self._turn():
+            logits = self._model.forward(step.token_ids, step.segments, step.wanted_rows)
+            drawn = draw_rows(logits, step.draws)
+        for request_id, event in self._engine.commit(step, drawn):
+            ended = isinstance(event, Finished)
+            publish = self._publish.pop(request_id) if ended else self._publish[request_id]
+            publish(event)
+
+
+@torch.inference_mode()
+def draw_rows(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
+    """The target's own token behind every wanted row. Shapes: [rows, vocab] -> rows ids.
+
+    One copy from the device, whatever the number of rows.
+    """
+    if not draws:
+        return []
+    drawn = []
+    for row, draw in zip(logits, draws, strict=True):
+        exact = row if row.dtype in (torch.float32, torch.float64) else row.float()
+        processed = process_logits(exact, draw.temperature, draw.top_k, draw.top_p)
+        drawn.append(draw_token(processed, draw.temperature, draw.seed, draw.position))
+    tokens: list[int] = torch.stack(drawn).tolist()
+    return tokens

@@ -1,0 +1,1 @@
+"""Models: sources, loading, linear and attention seams, KV pool, the sorted draft."""

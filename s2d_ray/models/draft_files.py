@@ -1,0 +1,159 @@
+"""The sorted draft on disk: draft.json, draft.safetensors, config.json.
+
+The card is read without torch.
+`ensure_draft` gives the folder of the configured draft and cuts it from its base model once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+
+from s2d_ray.config import DraftConfig
+from s2d_ray.errors import ModelError
+from s2d_ray.models import sources, text
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
+
+    from s2d_ray.models.sorted_draft import SortedDraft
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class DraftCard:
+    """What a draft is and where it comes from; the content of draft.json.
+
+    tokenizer: fingerprint of the vocabulary; a target must have the same one.
+    head_size: ids its exits can propose; the id map is the tensor `head_ids`.
+    trained_tokens: 0 for a draft that was only cut.
+    """
+
+    base: str
+    exit_layers: tuple[int, ...]
+    head_size: int
+    tokenizer: str
+    eos_token_ids: tuple[int, ...]
+    trained_tokens: int = 0
+    format: int = FORMAT
+    lineage: dict[str, str] = field(default_factory=dict)
+
+
+def read_card(folder: Path) -> DraftCard:
+    """draft.json of a saved draft. Raises ModelError if it is missing, damaged or too new."""
+    path = folder / "draft.json"
+    try:
+        fields = json.loads(path.read_text())
+        for name in ("exit_layers", "eos_token_ids"):
+            fields[name] = tuple(fields[name])
+        card = DraftCard(**fields)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{path}: not a draft card: {error}") from None
+    if card.format != FORMAT:
+        raise ModelError(f"{path}: format {card.format} is not {FORMAT}; cut or train it again")
+    return card
+
+
+def read(folder: Path) -> tuple[DraftCard, PretrainedConfig, dict[str, torch.Tensor]]:
+    """Card, base config and tensors of a saved draft. Raises ModelError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from s2d_ray.models.loading import read_config
+
+    card = read_card(folder)
+    try:
+        tensors = load_file(folder / "draft.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{folder}/draft.safetensors: cannot be read: {error}") from None
+    return card, read_config(folder), tensors
+
+
+def write(folder: Path, card: DraftCard, draft: SortedDraft) -> None:
+    """Save a draft; the card comes last, so a folder with a card is whole."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    draft.config.save_pretrained(folder)
+    tensors = {name: tensor.contiguous() for name, tensor in draft.state_dict().items()}
+    save_file(tensors, folder / "draft.safetensors")
+    (folder / "draft.json").write_text(json.dumps(asdict(card), indent=2) + "\n")
+
+
+def draft_folder(config: DraftConfig) -> Path:
+    """Where the configured draft lies or will lie."""
+    if config.checkpoint is not None:
+        return Path(config.checkpoint).expanduser()
+    recipe = json.dumps([FORMAT, config.base, config.exit_layers, config.head_size])
+    return sources.cache_dir().parent / "drafts" / hashlib.sha256(recipe.encode()).hexdigest()[:16]
+
+
+def ensure_draft(config: DraftConfig, *, report: Callable[[str], None] = lambda line: None) -> Path:
+    """The configured draft's folder; cut from the base model and saved if it is not there yet."""
+    folder = draft_folder(config)
+    if config.base is None:
+        read_card(folder)
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder.with_suffix(".lock")):
+        if not (folder / "draft.json").exists():
+            report(f"cutting the draft (exits {config.exit_layers}) from {config.base}")
+            _cut_into(folder, config, config.base, report)
+    return folder
+
+
+def _cut_into(
+    folder: Path, config: DraftConfig, source: str, report: Callable[[str], None]
+) -> None:
+    import torch
+
+    from s2d_ray.models.loading import load_decoder
+    from s2d_ray.models.sorted_draft import cut_draft
+
+    base_folder = sources.resolve(source, report=report)
+    tokenizer = text.Text(base_folder)
+    card = DraftCard(
+        base=source,
+        exit_layers=config.exit_layers,
+        head_size=config.head_size,
+        tokenizer=tokenizer.fingerprint,
+        eos_token_ids=tuple(sorted(tokenizer.eos_token_ids)),
+        lineage={"made_by": "cut", "torch": torch.__version__},
+    )
+    base = load_decoder(base_folder, torch.float32, torch.device("cpu"))
+    head_ids = trimmed_ids(base_folder, config.head_size)
+    draft = cut_draft(base, head_ids, config.exit_layers)
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write(partial, card, draft)
+    os.replace(partial, folder)
+
+
+def trimmed_ids(folder: Path, head_size: int) -> list[int]:
+    """The ids an exit head scores: specials, single characters, then the lowest ids.
+
+    Byte-pair merges are numbered by frequency, so low ids are the common ones; training replaces
+    this by counts. Raises ModelError if `head_size` exceeds the vocabulary.
+    """
+    from tokenizers import Tokenizer
+
+    tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+    if head_size > len(vocabulary):
+        raise ModelError(f"draft.head_size: {head_size} is more than {len(vocabulary)} tokens")
+    always = set(tokenizer.get_added_tokens_decoder())
+    always |= {token_id for token, token_id in vocabulary.items() if len(token) == 1}
+    rest = sorted(set(vocabulary.values()) - always)
+    return sorted([*always, *rest[: max(0, head_size - len(always))]])[:head_size]

@@ -1,0 +1,106 @@
+"""The KV pool: blocks of 64 positions, handed out as one contiguous run per sequence.
+
+Attention reads a run as a view, so a decode step writes its own rows and moves nothing else. A run
+is reserved whole at admission (prompt + output cap); freeing it is bookkeeping only. What a freed
+run held stays there as finite numbers behind a -inf mask, so it never reaches a result.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK = 64
+"""Positions per block; also the bucket of the attention seam (see `attention.py`)."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A contiguous stretch of slots; position p of the sequence lives in slot start + p."""
+
+    start: int
+    num_slots: int
+
+
+class RunAllocator:
+    """First-fit allocation of contiguous block runs. Pure bookkeeping, no tensors."""
+
+    def __init__(self, num_tokens: int) -> None:
+        self.num_blocks = num_tokens // BLOCK
+        self._free: list[tuple[int, int]] = [(0, self.num_blocks)] if self.num_blocks else []
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks in no run."""
+        return sum(length for _, length in self._free)
+
+    def fits(self, num_tokens: int) -> bool:
+        """Whether an empty pool could hold a run of `num_tokens`."""
+        return _blocks(num_tokens) <= self.num_blocks
+
+    def reserve(self, num_tokens: int) -> Run | None:
+        """A run for `num_tokens` positions, or None if no gap is long enough now."""
+        wanted = _blocks(num_tokens)
+        for index, (start, length) in enumerate(self._free):
+            if length >= wanted:
+                rest = [(start + wanted, length - wanted)] if length > wanted else []
+                self._free[index : index + 1] = rest
+                return Run(start * BLOCK, wanted * BLOCK)
+        return None
+
+    def release(self, run: Run) -> None:
+        """Give a run back; neighbouring gaps join."""
+        bisect.insort(self._free, (run.start // BLOCK, run.num_slots // BLOCK))
+        joined: list[tuple[int, int]] = []
+        for start, length in self._free:
+            if joined and sum(joined[-1]) == start:
+                joined[-1] = (joined[-1][0], joined[-1][1] + length)
+            else:
+                joined.append((start, length))
+        self._free = joined
+
+
+def _blocks(num_tokens: int) -> int:
+    return max(1, -(-num_tokens // BLOCK))
+
+
+def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros whose memory a CPU host hands out page by page on first write."""
+    if device.type == "cpu" and dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(np.zeros(shape, dtype=str(dtype).removeprefix("torch.")))
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
+class KVPool:
+    """Keys and values of all layers. Shapes: keys, values [layers, kv_heads, slots, head_dim]."""
+
+    def __init__(
+        self,
+        num_layers: int,
+        num_kv_heads: int,
+        head_dim: int,
+        num_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.allocator = RunAllocator(num_tokens)
+        shape = (num_layers, num_kv_heads, self.allocator.num_blocks * BLOCK, head_dim)
+        self._keys = lazy_zeros(shape, dtype, device)
+        self._values = lazy_zeros(shape, dtype, device)
+        self.bytes_written = 0
+
+    def write(self, layer: int, slot: int, keys: Tensor, values: Tensor) -> None:
+        """Store rows from `slot` on. Shapes: [kv_heads, rows, head_dim]."""
+        end = slot + keys.shape[1]
+        self._keys[layer, :, slot:end] = keys
+        self._values[layer, :, slot:end] = values
+        self.bytes_written += 2 * keys.numel() * keys.element_size()
+
+    def view(self, layer: int, start: int, num_keys: int) -> tuple[Tensor, Tensor]:
+        """A run's first keys and values, without a copy. Shapes: [kv_heads, keys, head_dim]."""
+        stretch = slice(start, start + num_keys)
+        return self._keys[layer, :, stretch], self._values[layer, :, stretch]

@@ -1,0 +1,84 @@
+"""Loading of decoder checkpoints: device, precision, and the seams put in place of stock layers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+
+from s2d_ray.config import Device, Precision
+from s2d_ray.errors import ModelError
+from s2d_ray.models.attention import IMPLEMENTATION
+from s2d_ray.models.families import check_family
+from s2d_ray.models.linear import LinearKind, replace_linears
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.float32,
+}
+
+
+def choose_device(device: Device) -> torch.device:
+    """`auto` is a GPU if torch sees one. Raises ModelError if `cuda` is asked for in vain."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ModelError("device: cuda was asked for, but torch sees no GPU; use auto or cpu")
+    use_gpu = device != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda" if use_gpu else "cpu")
+
+
+def linear_kind(precision: Precision, device: torch.device) -> LinearKind:
+    """Which linear layer serves a precision on a device. Raises ModelError for int8 on a GPU."""
+    if precision == "int8":
+        if device.type != "cpu":
+            raise ModelError("precision: int8 runs on the CPU only; use bfloat16 on a GPU")
+        return "int8"
+    packs = precision == "float32" and device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return "packed" if packs else "portable"
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """The checkpoint's config. Raises ModelError if its family or rope scaling is not supported."""
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}: config.json cannot be read: {error}") from None
+    check_family(json.loads((folder / "config.json").read_text()), str(folder))
+    return config
+
+
+def load_decoder(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The family's own causal LM with stock linears and ragged attention, in eval mode."""
+    read_config(folder)
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=IMPLEMENTATION,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{folder}: weights cannot be loaded: {error}") from None
+    decoder: nn.Module = model.to(device).eval()
+    return decoder
+
+
+def load_target_decoder(folder: Path, precision: Precision, device: torch.device) -> nn.Module:
+    """A target's network with the linear layers of its precision."""
+    decoder = load_decoder(folder, _DTYPES[precision], device)
+    replace_linears(decoder, linear_kind(precision, device))
+    return decoder
+
+
+def compute_dtype(precision: Precision) -> torch.dtype:
+    """The dtype of activations and of the KV pool."""
+    return _DTYPES[precision]

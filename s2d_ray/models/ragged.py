@@ -1,0 +1,97 @@
+"""One packed forward over rows of many sequences, and the check that packing changes no bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from s2d_ray.errors import ModelError
+from s2d_ray.models.attention import RaggedBatch, Segment
+from s2d_ray.models.kv_pool import BLOCK, KVPool
+
+
+class RaggedModel:
+    """A causal LM over one KV pool. Not thread-safe: one forward at a time."""
+
+    def __init__(self, decoder: Any, cache_tokens: int) -> None:
+        self._trunk = decoder.model
+        self._head = decoder.lm_head
+        config = decoder.config
+        weight = self._trunk.embed_tokens.weight
+        self.device: torch.device = weight.device
+        self.dtype: torch.dtype = weight.dtype
+        self.vocab_size: int = config.vocab_size
+        self.max_positions: int = config.max_position_embeddings
+        self.pool = make_pool(
+            config, config.num_hidden_layers, cache_tokens, self.dtype, self.device
+        )
+
+    @torch.inference_mode()
+    def forward(
+        self, token_ids: Sequence[int], segments: Sequence[Segment], wanted_rows: Sequence[int]
+    ) -> Tensor:
+        """Run all rows, score some. Shapes: token_ids [rows] -> logits [wanted_rows, vocab].
+
+        Writes the rows' keys and values; the logits of wanted_rows[i] are row i of the result.
+        """
+        batch = RaggedBatch(self.pool, segments, self.dtype, self.device)
+        positions = row_positions(segments, self.device)
+        ids = torch.tensor(token_ids, device=self.device)
+        hidden = self._trunk(
+            input_ids=ids[None], position_ids=positions[None], use_cache=False, ragged=batch
+        ).last_hidden_state[0]
+        logits: Tensor = self._head(hidden[torch.tensor(wanted_rows, device=self.device)])
+        return logits
+
+
+def make_pool(
+    config: Any, num_layers: int, num_tokens: int, dtype: torch.dtype, device: torch.device
+) -> KVPool:
+    """A pool with the attention shapes of a `transformers` config."""
+    head_dim = getattr(config, "head_dim", None)
+    head_dim = head_dim or config.hidden_size // config.num_attention_heads
+    return KVPool(num_layers, config.num_key_value_heads, head_dim, num_tokens, dtype, device)
+
+
+def row_positions(segments: Sequence[Segment], device: torch.device) -> Tensor:
+    """Absolute positions of all rows of a pack. -> [rows] int64."""
+    parts = [torch.arange(s.first_position, s.first_position + s.num_rows) for s in segments]
+    return torch.cat(parts).to(device)
+
+
+def packing_keeps_bits(model: RaggedModel) -> bool:
+    """Whether *row alone = row packed* holds on this host, bit for bit (design D1).
+
+    The last 12 rows of a text of 134 tokens, across a border of 64 positions, are computed in one
+    long chunk, one by one, and in packs of 2, 4 and 8 beside another text.
+    """
+    length, first = 134, 122
+    ids = [(37 * index + 11) % model.vocab_size for index in range(length)]
+    mine, other = model.pool.allocator.reserve(length), model.pool.allocator.reserve(length)
+    if mine is None or other is None:
+        raise ModelError(f"cache_tokens: the load-time check needs {2 * _round_up(length)} tokens")
+    try:
+        whole = model.forward(ids, [Segment(mine, 0, length)], range(first, length))
+        model.forward(ids, [Segment(other, 0, length)], [0])
+        for size in (1, 2, 4, 8):
+            for start in range(first, length - size + 1, size):
+                neighbours = [Segment(other, 30, 3)] if size > 1 else []
+                before = 3 * len(neighbours)
+                logits = model.forward(
+                    ids[30 : 30 + before] + ids[start : start + size],
+                    [*neighbours, Segment(mine, start, size)],
+                    range(before, before + size),
+                )
+                if not torch.equal(logits, whole[start - first : start - first + size]):
+                    return False
+        return True
+    finally:
+        model.pool.allocator.release(mine)
+        model.pool.allocator.release(other)
+
+
+def _round_up(num_tokens: int) -> int:
+    return -(-num_tokens // BLOCK) * BLOCK

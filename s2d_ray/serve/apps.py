@@ -1,0 +1,104 @@
+"""The Serve applications: the only place where classes become deployments and actors.
+
+Serve imports this module in a task of its own for each changed application, so it loads no torch.
+Each builder takes its own subtree of the config as arguments, and nothing else: a change there
+restarts this application alone. Annotations stay objects here: Serve reads them to validate arguments.
+"""
+
+from typing import Any
+
+import ray
+from fastapi import FastAPI
+from pydantic import BaseModel
+from ray import serve
+from ray.serve import Application
+
+from s2d_ray.config import HttpConfig, PlanConfig
+from s2d_ray.serve.draft_actor import DraftActor
+from s2d_ray.serve.draft_manager import DraftManager
+from s2d_ray.serve.ingress import build_app
+from s2d_ray.serve.router import Router, TargetFacts
+from s2d_ray.serve.target import TargetReplica
+
+CONSTRUCTOR_TRIES = 3
+CALLS_IN_FLIGHT = 1_000
+
+
+class TargetArgs(BaseModel):
+    """Arguments of a target application; `draft` holds the deadlines of its calls, if any."""
+
+    target: dict[str, Any]
+    draft: dict[str, int] | None = None
+
+
+class DraftArgs(BaseModel):
+    """Arguments of the draft application."""
+
+    draft: dict[str, Any]
+    num_gpus: int = 0
+
+
+class RouterArgs(BaseModel):
+    """Arguments of the router application: what it says about targets, not how they run."""
+
+    targets: dict[str, TargetFacts]
+    has_draft: bool
+    http: dict[str, Any] = {}
+    plan: dict[str, Any] = {}
+
+
+def build_target(args: TargetArgs) -> Application:
+    """One target. Replicas and queue bounds come from the `deployments:` part of the schema."""
+    deployment = serve.deployment(
+        name="target",
+        max_constructor_retry_count=CONSTRUCTOR_TRIES,
+        graceful_shutdown_timeout_s=5,
+    )(TargetReplica)
+    return deployment.bind(args.target, args.draft)
+
+
+def build_draft(args: DraftArgs) -> Application:
+    """The draft manager; the draft actor is its child."""
+    num_gpus = args.num_gpus
+
+    def create_actor(config: dict[str, Any]) -> Any:
+        actor_class = ray.remote(
+            num_cpus=0 if num_gpus else 1,
+            num_gpus=num_gpus,
+            max_concurrency=CALLS_IN_FLIGHT,
+            concurrency_groups={"health": 2},
+        )(DraftActor)
+        return actor_class.remote(config)
+
+    deployment = serve.deployment(
+        name="manager",
+        max_ongoing_requests=CALLS_IN_FLIGHT,
+        graceful_shutdown_timeout_s=2,
+        ray_actor_options={"num_cpus": 0},
+    )(DraftManager)
+    return deployment.bind(args.draft, create_actor)
+
+
+class Ingress:
+    """The HTTP edge as a deployment: the app is built on the replica, around its router."""
+
+    def __init__(self, args: RouterArgs) -> None:
+        self._args = args
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        args = self._args
+        http = HttpConfig.model_validate(args.http)
+        plan = PlanConfig.model_validate(args.plan).plan()
+        router = Router(args.targets, has_draft=args.has_draft)
+        # Serve's proxy answers x-request-id by itself.
+        return build_app(router, http, plan, answers_request_id=False)
+
+
+def build_router(args: RouterArgs) -> Application:
+    """The router and HTTP edge, the only application with a route."""
+    deployment = serve.deployment(
+        name="router",
+        graceful_shutdown_timeout_s=5,
+        ray_actor_options={"num_cpus": 0},
+    )(serve.ingress()(Ingress))
+    return deployment.bind(args)

@@ -1,0 +1,81 @@
+"""What can be known to be wrong before any replica starts. Loads no torch and starts no Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from s2d_ray.config import AppConfig, DraftConfig
+from s2d_ray.errors import S2DError
+from s2d_ray.models import draft_files, sources, text
+
+
+def check_config(config: AppConfig) -> list[str]:
+    """Everything wrong with a config and the models it names, one line each; empty if all is well.
+
+    A model that is not downloaded yet is checked once it is: `s2d serve` checks again then.
+    """
+    troubles: list[str] = []
+    fingerprints: dict[str, str] = {}
+    for name, target in config.targets.items():
+        try:
+            folder = sources.find(target.model)
+            if folder is not None:
+                fingerprints[name] = text.fingerprint_of(folder)
+                troubles += _target_troubles(name, target.max_context, _model_config(folder))
+        except S2DError as error:
+            troubles.append(f"targets.{name}.model: {error.message}")
+    if config.draft is not None:
+        try:
+            troubles += _draft_troubles(config, config.draft, fingerprints)
+        except S2DError as error:
+            troubles.append(f"draft: {error.message}")
+    return troubles
+
+
+def _target_troubles(name: str, max_context: int, model: dict[str, Any]) -> list[str]:
+    limit = model.get("max_position_embeddings", max_context)
+    if max_context > limit:
+        return [f"targets.{name}.max_context: {max_context} is more than the model's {limit}"]
+    return []
+
+
+def _draft_troubles(
+    config: AppConfig, draft: DraftConfig, fingerprints: dict[str, str]
+) -> list[str]:
+    exit_layers, tokenizer = draft.exit_layers, None
+    if draft.base is not None:
+        folder = sources.find(draft.base)
+        if folder is not None:
+            tokenizer = text.fingerprint_of(folder)
+            num_layers = _model_config(folder).get("num_hidden_layers", exit_layers[-1])
+            if exit_layers[-1] > num_layers:
+                return [
+                    f"draft.exit_layers: {exit_layers[-1]} is more than the {num_layers} layers "
+                    f"of {draft.base}"
+                ]
+    else:
+        card = draft_files.read_card(draft_files.draft_folder(draft))
+        exit_layers, tokenizer = card.exit_layers, card.tokenizer
+    troubles = [
+        f"draft: its tokenizer is not that of target {name}; ids would mean other texts"
+        for name, fingerprint in fingerprints.items()
+        if tokenizer is not None and fingerprint != tokenizer
+    ]
+    surplus = len(config.plan.exit_thresholds) - (len(exit_layers) - 1)
+    if surplus > 0:
+        troubles.append(
+            f"plan.exit_thresholds: {len(config.plan.exit_thresholds)} thresholds for "
+            f"{len(exit_layers)} exits; give at most {len(exit_layers) - 1}"
+        )
+    return troubles
+
+
+def _model_config(folder: Path) -> dict[str, Any]:
+    """config.json of a checkpoint whose family this project serves."""
+    from s2d_ray.models.families import check_family
+
+    fields: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    check_family(fields, str(folder))
+    return fields

@@ -1,0 +1,145 @@
+"""From the config to running applications, through Serve's declarative path."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ApplicationStatus, ServeDeploySchema
+
+from s2d_ray.config import AppConfig, DraftConfig, EngineConfig, as_written
+from s2d_ray.errors import ModelError, RunError
+from s2d_ray.serve.router import target_app
+
+POLL_S = 0.25
+APPS = "s2d_ray.serve.apps"
+IN_PLACE = {"num_replicas"}
+"""Keys of a target that go under `deployments:`, so that changing them restarts nothing."""
+
+
+def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
+    """The Serve config of the whole system. Arguments hold only what a user wrote (design D14)."""
+    applications = [
+        _target(name, config, cluster_has_gpus=cluster_has_gpus) for name in config.targets
+    ]
+    if config.draft is not None:
+        gpus = _num_gpus(config.draft, cluster_has_gpus=cluster_has_gpus)
+        applications.insert(
+            0,
+            {
+                "name": "draft",
+                "route_prefix": None,
+                "import_path": f"{APPS}:build_draft",
+                "args": {"draft": as_written(config.draft), "num_gpus": gpus},
+            },
+        )
+    applications.append(
+        {
+            "name": "router",
+            "route_prefix": "/",
+            "import_path": f"{APPS}:build_router",
+            "args": _router_args(config),
+            "deployments": [
+                {"name": "router", "max_ongoing_requests": config.http.max_open_requests}
+            ],
+        }
+    )
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": config.http.host, "port": config.http.port},
+        "applications": applications,
+    }
+
+
+def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
+    target = config.targets[name]
+    args: dict[str, Any] = {
+        "target": {k: v for k, v in as_written(target).items() if k not in IN_PLACE}
+    }
+    if config.draft is not None:
+        args["draft"] = _deadlines(config.draft)
+    gpus = _num_gpus(target, cluster_has_gpus=cluster_has_gpus)
+    return {
+        "name": target_app(name),
+        "route_prefix": None,
+        "import_path": f"{APPS}:build_target",
+        "args": args,
+        "deployments": [
+            {
+                "name": "target",
+                "num_replicas": target.num_replicas,
+                # One more than the engine takes, so that the engine refuses, not a silent queue.
+                "max_ongoing_requests": target.max_batch + target.max_waiting + 8,
+                "ray_actor_options": {"num_cpus": 0 if gpus else 1, "num_gpus": gpus},
+            }
+        ],
+    }
+
+
+def _router_args(config: AppConfig) -> dict[str, Any]:
+    return {
+        "targets": {
+            name: {"model": target.model, "max_context": target.max_context}
+            for name, target in config.targets.items()
+        },
+        "has_draft": config.draft is not None,
+        "http": as_written(config.http),
+        "plan": as_written(config.plan),
+    }
+
+
+def _deadlines(draft: DraftConfig) -> dict[str, int]:
+    return {"deadline_ms": draft.deadline_ms, "force_deadline_ms": draft.force_deadline_ms}
+
+
+def _num_gpus(engine: EngineConfig, *, cluster_has_gpus: bool) -> int:
+    wants = engine.device == "cuda" or (engine.device == "auto" and cluster_has_gpus)
+    return int(wants)
+
+
+def deploy(config: AppConfig) -> None:
+    """Hand the applications to Serve's controller; returns before they run.
+
+    Raises RunError if Serve refuses the schema.
+    """
+    has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+    schema = ServeDeploySchema.model_validate(render(config, cluster_has_gpus=has_gpus))
+    serve.start(
+        proxy_location=schema.proxy_location,
+        http_options={"host": config.http.host, "port": config.http.port},
+    )
+    client = _get_global_client()
+    if client is None:
+        raise RunError("Ray Serve did not start")
+    # The public way in is the dashboard's REST API, which a laptop does not run.
+    client.deploy_apps(schema)
+
+
+def wait_until_ready(config: AppConfig, report: Callable[[str], None]) -> None:
+    """Block until every target and the router run. The draft may come later or never.
+
+    Raises ModelError if an application cannot start, with the last line of its reason.
+    """
+    started_s = time.monotonic()
+    waited_for = {*map(target_app, config.targets), "router"}
+    while waited_for:
+        for name, app in serve.status().applications.items():
+            if app.status == ApplicationStatus.DEPLOY_FAILED:
+                raise ModelError(f"{name} cannot start: {_last_line(app)}")
+            if name in waited_for and app.status == ApplicationStatus.RUNNING:
+                waited_for.discard(name)
+                report(f"{name} runs after {time.monotonic() - started_s:.1f} s")
+        time.sleep(POLL_S)
+
+
+def _last_line(app: Any) -> str:
+    messages = [app.message, *(d.message for d in app.deployments.values())]
+    lines: list[str] = [
+        line.strip() for message in messages for line in message.splitlines() if line.strip()
+    ]
+    named = [line for line in lines if "Error" in line]
+    return (named or lines or ["no reason given"])[-1]

@@ -1,0 +1,47 @@
+"""The draft actor: one process, one sorted draft, all targets. A thin shell around `DraftLoop`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from s2d_ray.config import DraftConfig
+from s2d_ray.serve.host import node_id, prepare_process
+
+if TYPE_CHECKING:
+    from s2d_ray.engine.protocol import ProposeCall, ProposeReply
+
+
+@dataclass(frozen=True)
+class DraftHealth:
+    """What the manager sees. `stuck_for_s`: age of the forward thread's present step."""
+
+    pid: int
+    node_id: str
+    stuck_for_s: float
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+class DraftActor:
+    """Loads the draft and answers propose calls. Methods never block the event loop."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        draft_config = DraftConfig.model_validate(config)
+        prepare_process(draft_config.num_threads)
+        from s2d_ray.engine.assemble import make_draft
+        from s2d_ray.engine.turns import turns_for
+        from s2d_ray.models.draft_files import ensure_draft
+
+        folder = ensure_draft(draft_config)
+        self._loop = make_draft(draft_config, folder, turn=turns_for(draft_config.device))
+        self._loop.start()
+
+    async def propose(self, call: ProposeCall) -> ProposeReply:
+        """One round of one target replica."""
+        return await asyncio.wrap_future(self._loop.submit(call))
+
+    async def health(self) -> DraftHealth:
+        """Called in a concurrency group of its own, so that a busy draft still answers."""
+        return DraftHealth(os.getpid(), node_id(), self._loop.stuck_for_s(), self._loop.counters())

@@ -1,0 +1,245 @@
+"""`s2d serve`: its own Ray on this machine, the applications on it, and a clean end.
+
+Ray is imported only after the environment is set, since it reads its variables at import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from s2d_ray.config import AppConfig, HttpConfig, load_config
+from s2d_ray.errors import ConfigError, RunError
+from s2d_ray.preflight import bind_alone
+from s2d_ray.serve import run_file
+from s2d_ray.serve.signals import Stop, at_once, in_order, take_signals
+
+LOGICAL_CPUS = 16
+"""What Ray hands out by count; the engines share the real ones by themselves (design D8)."""
+OBJECT_STORE_BYTES = 100 * 2**20
+LONGEST_SOCKET_PATH = 107
+SOCKET_BELOW_TEMP = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+WATCH_S = 1.0
+
+
+def serve(config_path: Path, port: int | None, ready_file: Path | None) -> None:
+    """Serve `config_path` until a signal arrives. Raises S2DError if it cannot start or go on."""
+    config = with_port(load_config(config_path), port)
+    url = url_of(config.http)
+    temp_dir = make_temp_dir()
+    run = run_file.Run(run_file.mark_of(psutil.Process()), url, str(temp_dir))
+    recorder = run_file.Recorder(run_file.default_path(), run)
+    try:
+        recorder.start()
+    except BaseException:
+        run_file.remove_temp_dir(run)
+        raise
+    take_signals(in_order(temp_dir))
+    try:
+        bring_up(config, temp_dir)
+        if ready_file is not None:
+            run_file.write_atomically(ready_file, json.dumps({"url": url, "pid": os.getpid()}))
+        say(greeting(url, next(iter(config.targets))))
+        watch()
+    except (Stop, SystemExit):  # while Ray starts, its own handler for SIGTERM raises the second
+        say("stopping; Ctrl-C again ends at once")
+    finally:
+        bring_down(recorder, ready_file, temp_dir)
+
+
+def bring_up(config: AppConfig, temp_dir: Path) -> None:
+    """Check the config, fetch the models, build the draft, start Ray, deploy, wait for targets."""
+    from s2d_ray.serve.checks import check_config
+
+    with stage("config"):
+        refuse_taken_port(config.http)
+        if troubles := check_config(config):
+            raise ConfigError("\n".join(troubles))
+    set_environment(temp_dir)
+    fetch_models(config)
+    if troubles := check_config(config):  # now the models are there to be looked at
+        raise ConfigError("\n".join(troubles))
+    with stage("Ray"):
+        start_ray(temp_dir)
+    take_signals(in_order(temp_dir))  # ray.init has put its own handler for SIGTERM
+    from s2d_ray.serve import deploy
+
+    with stage("applications"):
+        deploy.deploy(config)
+    with stage("targets ready"):
+        deploy.wait_until_ready(config, say)
+
+
+def bring_down(recorder: run_file.Recorder, ready_file: Path | None, temp_dir: Path) -> None:
+    """Shut Serve and Ray down as far as they came, then end and remove what is left."""
+    take_signals(at_once(temp_dir))
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
+    # Whatever state Ray is in, the processes must go: trouble here only means more to kill.
+    with contextlib.suppress(Exception):
+        stop_ray()
+    recorder.finish(say)
+
+
+def with_port(config: AppConfig, port: int | None) -> AppConfig:
+    """The config with another port, if one is given."""
+    if port is None:
+        return config
+    http = config.http.model_copy(update={"port": port})
+    return config.model_copy(update={"http": http})
+
+
+def url_of(http: HttpConfig) -> str:
+    """Where a client on this machine reaches the API."""
+    host = "127.0.0.1" if http.host == "0.0.0.0" else http.host
+    return f"http://{host}:{http.port}"
+
+
+def refuse_taken_port(http: HttpConfig) -> None:
+    """Raise RunError if the port is in use: Serve's proxy would share it in silence."""
+    try:
+        bind_alone(http.host, http.port)
+    except OSError as error:
+        raise RunError(
+            f"port {http.port} of {http.host} cannot be used ({error.strerror}); "
+            "end an earlier run with `s2d stop`, or choose another port with --port"
+        ) from None
+
+
+def make_temp_dir() -> Path:
+    """A private folder, short enough for the Unix sockets that Ray puts in it."""
+    folder = tempfile.mkdtemp(prefix=run_file.TEMP_PREFIX)
+    if len(folder + SOCKET_BELOW_TEMP) > LONGEST_SOCKET_PATH:
+        os.rmdir(folder)
+        room = LONGEST_SOCKET_PATH - len(SOCKET_BELOW_TEMP) - len(Path(folder).name) - 1
+        raise RunError(
+            f"the folder for temporary files has too long a name for Ray's sockets; "
+            f"set TMPDIR to one of at most {room} characters"
+        )
+    return Path(folder)
+
+
+def set_environment(temp_dir: Path) -> None:
+    """Set variables for Ray and all processes below, with a token that only this run knows."""
+    token_path = temp_dir / "token"
+    descriptor = os.open(token_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(secrets.token_hex(32))
+    # The first would join another Ray, the second would be read in place of our file.
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
+        os.environ.pop(name, None)
+    os.environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_LOG_TO_STDERR": "0",
+        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
+        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
+        # Left unset, Ray makes it 1 for every actor that asks for less than two CPUs.
+        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def fetch_models(config: AppConfig) -> None:
+    """Have every model in the cache and the draft built, so that no replica waits for a network."""
+    from s2d_ray.models import draft_files, sources
+
+    names = {target.model for target in config.targets.values()}
+    if config.draft is not None and config.draft.base is not None:
+        names.add(config.draft.base)
+    for name in sorted(names):
+        with stage(f"model {name}"):
+            sources.resolve(name, report=say)
+    if config.draft is not None:
+        with stage("draft"):
+            draft_files.ensure_draft(config.draft, report=say)
+
+
+def start_ray(temp_dir: Path) -> None:
+    """Start a Ray of our own; never join another."""
+    import ray
+    import ray.serve
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its import sets another
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            num_cpus=LOGICAL_CPUS,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            configure_logging=False,
+            _temp_dir=str(temp_dir),
+        )
+    except Exception as error:
+        raise RunError(f"Ray did not start: {str(error).splitlines()[0]}") from error
+
+
+def stop_ray() -> None:
+    """Shut down Serve, then Ray, if they were started."""
+    if "ray" not in sys.modules:
+        return
+    import ray
+    from ray import serve
+
+    # Ray prints the ends that we ask for as failures of tasks.
+    with stage("applications ended"), contextlib.redirect_stdout(io.StringIO()):
+        if ray.is_initialized():
+            serve.shutdown()
+    with stage("Ray ended"), contextlib.redirect_stdout(io.StringIO()):
+        ray.shutdown()
+
+
+def watch() -> None:
+    """Sleep until a signal raises Stop. Raises RunError if Ray's own processes end."""
+    services = [
+        process
+        for process in psutil.Process().children()
+        if process.name() in ("raylet", "gcs_server")
+    ]
+    while True:
+        time.sleep(WATCH_S)
+        for process in services:
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                raise RunError(f"Ray ended by itself (process {process.pid}); start it again")
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Report a stage with its seconds once it is done."""
+    start_s = time.monotonic()
+    yield
+    say(f"{name}: {time.monotonic() - start_s:.1f} s")
+
+
+def say(line: str) -> None:
+    """One line of progress; a closed terminal is no reason to fail."""
+    with contextlib.suppress(OSError):
+        print(f"s2d: {line}", flush=True)
+
+
+def greeting(url: str, target: str) -> str:
+    """What to do now: the address, a first request, a chat, and how to stop."""
+    body = json.dumps({"model": target, "messages": [{"role": "user", "content": "Hello"}]})
+    return "\n".join(
+        (
+            f"ready at {url}",
+            f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
+            f"  s2d chat --url {url} --model {target} 'Hello'",
+            "  Ctrl-C here, or `s2d stop` anywhere, ends it",
+        )
+    )

@@ -1,0 +1,117 @@
+"""The router: the HTTP edge's backend over Serve handles."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+from ray import serve
+
+from s2d_ray.engine.messages import Event, GenerateRequest
+from s2d_ray.errors import Unavailable, UnknownModel
+from s2d_ray.serve.backend import Health, TargetHealth, TargetInfo
+from s2d_ray.serve.link import DraftStatus
+from s2d_ray.serve.target import TargetStatus
+
+STATUS_TIMEOUT_S = 2.0
+STATUS_AGE_S = 0.5
+
+
+class TargetFacts(BaseModel):
+    """What the router tells of a target without asking it."""
+
+    model: str
+    max_context: int
+
+
+def target_app(name: str) -> str:
+    """Name of a target's Serve application."""
+    return f"target-{name}"
+
+
+class Router:
+    """Finds targets by application name, lazily: a target may be deployed after the router."""
+
+    def __init__(self, targets: Mapping[str, TargetFacts], *, has_draft: bool) -> None:
+        created = int(time.time())
+        self._has_draft = has_draft
+        self._infos = {
+            name: TargetInfo(name, created, facts.model, facts.max_context)
+            for name, facts in targets.items()
+        }
+        self._handles: dict[str, Any] = {}
+        self._health: Health | None = None
+        self._health_at_s = 0.0
+        self._asking = asyncio.Lock()
+
+    def targets(self) -> Mapping[str, TargetInfo]:
+        """The configured targets."""
+        return self._infos
+
+    async def generate(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """Stream one request from some replica of its target."""
+        if target not in self._infos:
+            raise UnknownModel(f"there is no target {target!r}", param="model")
+        try:
+            handle = self._handle(target_app(target))
+        except Exception:
+            raise Unavailable(f"target {target!r} is not deployed yet", code="not_ready") from None
+        events = handle.options(stream=True).generate.remote(request)
+        try:
+            async for event in events:
+                yield event
+        finally:
+            events.cancel()
+
+    async def health(self) -> Health:
+        """State of targets and draft, at most half a second old."""
+        async with self._asking:
+            if self._health is None or time.monotonic() - self._health_at_s > STATUS_AGE_S:
+                self._health = await self._ask_health()
+                self._health_at_s = time.monotonic()
+        return self._health
+
+    async def _ask_health(self) -> Health:
+        statuses = await asyncio.gather(
+            *(self._ask(target_app(name)) for name in self._infos), self._ask("draft")
+        )
+        targets = {
+            name: _target_health(status)
+            for name, status in zip(self._infos, statuses, strict=False)
+        }
+        draft = statuses[-1]
+        alive = isinstance(draft, DraftStatus) and draft.alive
+        return Health(
+            ready=any(target.ready for target in targets.values()),
+            degraded=self._has_draft and not alive,
+            targets=targets,
+            draft=vars(draft) if isinstance(draft, DraftStatus) else {"alive": False},
+        )
+
+    async def _ask(self, app: str) -> object | None:
+        """One application's status, or None if it does not answer soon."""
+        if app == "draft" and not self._has_draft:
+            return None
+        response = None
+        try:
+            response = self._handle(app).status.remote()
+            return await asyncio.wait_for(response, STATUS_TIMEOUT_S)
+        except Exception:  # not deployed, starting, dying: all mean "not now"
+            if response is not None:
+                response.cancel()
+            return None
+
+    def _handle(self, app: str) -> Any:
+        if app not in self._handles:
+            self._handles[app] = serve.get_app_handle(app)
+        return self._handles[app]
+
+
+def _target_health(status: object | None) -> TargetHealth:
+    if not isinstance(status, TargetStatus):
+        return TargetHealth(ready=False)
+    counters = {**status.counters, "queue_depth": status.queue_depth}
+    return TargetHealth(True, status.bitwise_exact, status.draft_circuit, counters)

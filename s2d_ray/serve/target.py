@@ -1,0 +1,147 @@
+"""A target replica: tokenises, feeds the engine's thread, and hands its events out as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from s2d_ray.config import TargetConfig
+from s2d_ray.engine.messages import Event, Finished, GenerateRequest, Refused
+from s2d_ray.engine.protocol import PROTOCOL_VERSION
+from s2d_ray.errors import RequestError
+from s2d_ray.serve.host import prepare_process
+from s2d_ray.serve.link import DraftLink
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from s2d_ray.engine.protocol import ProposeCall, ProposeReply
+
+logger = logging.getLogger("ray.serve")
+
+REFRESH_S = 1.0
+STUCK_AFTER_S = 60.0
+
+
+@dataclass(frozen=True)
+class TargetStatus:
+    """What /health shows of one replica."""
+
+    bitwise_exact: bool
+    draft_circuit: str
+    queue_depth: int
+    counters: dict[str, int] = field(default_factory=dict)
+
+
+class TargetReplica:
+    """One replica of one target model."""
+
+    def __init__(self, target: dict[str, Any], draft: dict[str, int] | None) -> None:
+        self._config = TargetConfig.model_validate(target)
+        self._has_draft = draft is not None
+        self._load(draft or {})
+        self._refresher = asyncio.get_running_loop().create_task(self._keep_link_fresh())
+
+    def _load(self, deadlines_ms: dict[str, int]) -> None:
+        prepare_process(self._config.num_threads)
+        from s2d_ray.engine.assemble import make_target
+        from s2d_ray.engine.draft_client import DraftClient
+        from s2d_ray.engine.turns import turns_for
+        from s2d_ray.models import sources
+
+        self._client = DraftClient(
+            deadlines_ms.get("deadline_ms", 1_000) / 1_000,
+            deadlines_ms.get("force_deadline_ms", 5_000) / 1_000,
+        )
+        self._target = make_target(
+            self._config,
+            sources.resolve(self._config.model),
+            self._client,
+            replica=uuid.uuid4().hex,
+            turn=turns_for(self._config.device),
+        )
+        self._target.loop.start()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """Serve one request. Closing the generator frees its sequence before the next round."""
+        # Two clients may send the same x-request-id; inside, names must differ.
+        request = replace(request, request_id=f"{request.request_id}/{uuid.uuid4().hex}")
+        try:
+            prompt_ids = await asyncio.to_thread(self._target.text.encode_chat, request.messages)
+        except RequestError as error:
+            yield Refused(error.status, error.message, error.param, error.code)
+            return
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def publish(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        self._target.loop.submit(request, prompt_ids, publish)
+        ended = False
+        try:
+            while not ended:
+                event = await events.get()
+                ended = isinstance(event, Finished | Refused)
+                yield event
+        finally:
+            if not ended:
+                self._target.loop.abort(request.request_id)
+
+    async def status(self) -> TargetStatus:
+        """State of this replica."""
+        engine = self._target.engine
+        return TargetStatus(
+            bitwise_exact=self._target.bitwise_exact,
+            draft_circuit=str(self._client.circuit) if self._has_draft else "none",
+            queue_depth=engine.queue_depth,
+            counters={**engine.counters, **self._client.counters},
+        )
+
+    def check_health(self) -> None:
+        """Serve replaces the replica if its thread has died or has not moved for a minute."""
+        loop = self._target.loop
+        busy = self._target.engine.queue_depth > 0
+        if not loop.alive:
+            raise RuntimeError("the target's thread has died")
+        if busy and time.monotonic() - loop.last_progress_s > STUCK_AFTER_S:
+            raise RuntimeError("the target's thread is stuck")
+
+    async def _keep_link_fresh(self) -> None:
+        """Ask the manager once a second which draft lives; never in the step loop."""
+        from ray import serve
+
+        manager: Any = None
+        while self._has_draft:
+            try:
+                manager = manager or serve.get_app_handle("draft")
+                link = await asyncio.wait_for(manager.draft.remote(), 5 * REFRESH_S)
+                self._connect(link)
+            except Exception as error:  # the manager is away: keep the draft we have
+                logger.debug("draft manager not reached: %s", error)
+                manager = None
+            await asyncio.sleep(REFRESH_S)
+
+    def _connect(self, link: DraftLink | None) -> None:
+        if link is None:
+            self._client.disconnect()
+        elif link.protocol_version == PROTOCOL_VERSION:
+            actor = link.actor
+
+            def send(call: ProposeCall) -> Future[ProposeReply]:
+                future: Future[ProposeReply] = actor.propose.remote(call).future()
+                return future
+
+            self._client.connect(send, link.epoch)
+        else:
+            self._client.disconnect()
+            logger.error(
+                "the draft speaks protocol %d, this target %d: upgrade the older of them",
+                link.protocol_version,
+                PROTOCOL_VERSION,
+            )

@@ -1,0 +1,143 @@
+"""A scripted backend and two ways to call the app over it: in process, and over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from s2d_ray.config import HttpConfig
+from s2d_ray.core.cascade import Plan
+from s2d_ray.engine.messages import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    Started,
+    TokenTrace,
+    Usage,
+)
+from s2d_ray.serve.backend import Health, TargetHealth, TargetInfo
+from s2d_ray.serve.ingress import build_app
+
+HANG = "hang"
+"""A step of a script at which the backend stays silent until it is aborted."""
+
+PLAN = Plan((0.25, 0.75), 0.1, 6)
+USAGE = Usage(
+    prompt_tokens=7,
+    completion_tokens=4,
+    rounds=2,
+    drafted_tokens=5,
+    accepted_tokens=2,
+    accepted_by_submodel={4: 1, 8: 1},
+    draft_misses=1,
+)
+FINISHED = Finished(FinishReason.STOP, USAGE)
+TRACED = (
+    Delta("Pa", (TokenTrace(11, "Pa", None, None, 1),)),
+    Delta("ris é", (TokenTrace(12, "ris", 4, 0.5, 1), TokenTrace(13, " é", 8, 0.25, 1))),
+    Delta("!", (TokenTrace(14, "!", None, None, 2),)),
+)
+TEXT = "Paris é!"
+
+Step = Event | Exception | str
+SCRIPT: tuple[Step, ...] = (Started(7), *(Delta(delta.text) for delta in TRACED), FINISHED)
+TRACED_SCRIPT: tuple[Step, ...] = (Started(7), *TRACED, FINISHED)
+
+
+class FakeBackend:
+    """Plays one script for every request, and records requests and finished aborts."""
+
+    def __init__(
+        self,
+        script: Sequence[Step] = SCRIPT,
+        *,
+        health: Health | Exception | None = None,
+        plans: Mapping[str, Plan | None] | None = None,
+    ) -> None:
+        self.script = script
+        self.requests: list[tuple[str, GenerateRequest]] = []
+        self.hanging = threading.Event()
+        self.closed = threading.Event()
+        self._health = health or Health(True, False, {"tiny": TargetHealth(True, True)}, {})
+        self._plans = plans or {"tiny": None, "tiny-int8": None}
+
+    def targets(self) -> Mapping[str, TargetInfo]:
+        return {
+            name: TargetInfo(name, 1_700_000_000, "folder/tiny", 64, plan)
+            for name, plan in self._plans.items()
+        }
+
+    async def generate(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        self.requests.append((target, request))
+        try:
+            for step in self.script:
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, str):
+                    self.hanging.set()
+                    await asyncio.Event().wait()
+                else:
+                    yield step
+        finally:
+            # A real abort crosses a process border: it must be allowed to await.
+            await asyncio.sleep(0.01)
+            self.closed.set()
+
+    async def health(self) -> Health:
+        if isinstance(self._health, Exception):
+            raise self._health
+        return self._health
+
+
+def app_over(backend: FakeBackend, **http: Any) -> FastAPI:
+    return build_app(backend, HttpConfig(**http), PLAN)
+
+
+def chat_body(**fields: Any) -> dict[str, Any]:
+    """A valid body of a chat completion, with `fields` set or replaced."""
+    return {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]} | fields
+
+
+def call(app: FastAPI, method: str, path: str, **options: Any) -> httpx.Response:
+    """One request in process. An exception that leaves the app is raised here."""
+
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(method, path, **options)
+
+    return asyncio.run(send())
+
+
+def post(app: FastAPI, **fields: Any) -> httpx.Response:
+    """A chat completion in process."""
+    return call(app, "POST", "/v1/chat/completions", json=chat_body(**fields))
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """A real server of `app` on a free loopback port, in a thread; yields its URL."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(app, log_level="critical", lifespan="off", ws="none")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            while not server.started and thread.is_alive():
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()

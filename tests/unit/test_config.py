@@ -1,0 +1,100 @@
+"""Every mistake in a config file is refused with the file and the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from s2d_ray.config import AppConfig, as_written, load_config, parse_config
+from s2d_ray.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOYMENTS = sorted((ROOT / "deployments").glob("*.yaml"))
+TARGET = "targets: {a: {model: folder}}\n"
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        parse_config(text, "some.yaml")
+    return error.value.message
+
+
+@pytest.mark.parametrize("path", DEPLOYMENTS, ids=lambda path: path.name)
+def test_every_shipped_config_parses(path: Path) -> None:
+    assert load_config(path).targets
+
+
+def test_the_quickstart_has_two_targets_and_one_draft() -> None:
+    config = load_config(ROOT / "deployments" / "quickstart.yaml")
+    assert list(config.targets) == ["smollm2-135m", "smollm2-135m-int8"]
+    assert [target.precision for target in config.targets.values()] == ["float32", "int8"]
+    assert config.draft is not None
+    assert config.draft.exit_layers == (4, 8, 12)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("targets: {a: {model: folder, precison: int8}}", "targets.a.precison: unknown key"),
+        (TARGET + "htttp: {port: 1}", "htttp: unknown key"),
+        (TARGET + "http: {port: web}", "http.port"),
+        (TARGET + "http: {port: 65536}", "http.port"),
+        (TARGET + "http: {port: 0}", "http.port"),
+        (TARGET + "version: 2", "version"),
+        (TARGET + "plan: {exit_thresholds: [0.5, 1.5]}", "plan.exit_thresholds.1"),
+        (TARGET + "plan: {max_proposal: -1}", "plan.max_proposal"),
+        (TARGET + "plan: {max_proposal: 33}", "plan.max_proposal"),
+        (TARGET + "draft: {}", "name either checkpoint or base"),
+        (TARGET + "draft: {base: b, checkpoint: c}", "name either checkpoint or base"),
+        (TARGET + "draft: {base: b, exit_layers: [8, 4]}", "draft.exit_layers"),
+        (TARGET + "draft: {base: b, exit_layers: [4, 4]}", "draft.exit_layers"),
+        (TARGET + "draft: {base: b, exit_layers: []}", "draft.exit_layers"),
+        (TARGET + "draft: {base: b, exit_layers: [0, 4]}", "draft.exit_layers"),
+        (TARGET + "draft: {base: b, idle_s: 0}", "draft.idle_s"),
+        ("targets: {a: {model: folder, device: tpu}}", "targets.a.device"),
+        ("targets: {a: {model: folder, precision: int4}}", "targets.a.precision"),
+        ("targets: {a: {model: [x]}}", "targets.a.model"),
+        ("targets: {a: {precision: int8}}", "targets.a.model"),
+        ("targets: {'a/b': {model: folder}}", "'a/b'"),
+        ("targets: {}", "targets"),
+        ("version: 1", "targets"),
+        ("- a\n- b", "expected a mapping"),
+        ("", "expected a mapping"),
+        ("targets: {a: [", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_refused_naming_file_and_key(text: str, key: str) -> None:
+    message = refusal(text)
+    assert message.startswith("some.yaml: ")
+    assert key in message
+
+
+def test_every_mistake_of_a_file_is_told_at_once() -> None:
+    lines = refusal(TARGET + "http: {port: web}\nplan: {max_proposal: -1}").splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("some.yaml: ") for line in lines)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read: No such file"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_a_config_cannot_be_changed_after_parsing() -> None:
+    config = parse_config(TARGET, "some.yaml")
+    with pytest.raises(ValidationError, match="frozen"):
+        config.http.port = 1
+
+
+def test_what_was_written_parses_to_the_same_config() -> None:
+    config = load_config(ROOT / "deployments" / "quickstart.yaml")
+    assert AppConfig.model_validate(as_written(config)) == config
+    assert as_written(parse_config(TARGET, "some.yaml")) == {"targets": {"a": {"model": "folder"}}}
+
+
+def test_the_configured_plan_is_the_plan_of_the_core() -> None:
+    config = parse_config(TARGET + "plan: {exit_thresholds: [0.1], max_proposal: 2}", "some.yaml")
+    plan = config.plan.plan()
+    assert (plan.exit_thresholds, plan.stop_threshold, plan.max_proposal) == ((0.1,), 0.0, 2)
