@@ -62,7 +62,7 @@ class EngineConfig(Section):
 
     device: Device = "auto"
     num_threads: int = Field(0, ge=0, description="Threads of a forward; 0 means all cores.")
-    cache_tokens: int = Field(16_384, ge=64, description="Tokens the KV pool holds.")
+    cache_tokens: int = Field(8_192, ge=64, description="Tokens the KV pool holds.")
 
 
 class TargetConfig(EngineConfig):

@@ -138,7 +138,7 @@ class Amount:
         if self.num_wheels == 0:
             return "nothing, it is here"
         size = in_words(self.num_bytes) if self.exact else f"at least {in_words(self.num_bytes)}"
-        return f"{self.num_wheels} wheels, {size}"
+        return f"{self.num_wheels} {'wheel' if self.num_wheels == 1 else 'wheels'}, {size}"
 
 
 def amount(addresses: list[str]) -> Amount:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 LinearKind = Literal["packed", "int8", "portable"]
 
 _ROWS_HINT = 8
-_ACTIVATION_LEVELS = 127
-_ACTIVATION_ZERO = 128
-_WEIGHT_LEVELS = 63
+_BASE = 64
+_ACTIVATION_LEVELS = 63 * _BASE + 31
+_ACTIVATION_ZERO = 64
+_WEIGHT_LEVELS = 127
 
 
 class PackedLinear(nn.Module):
@@ -40,12 +41,13 @@ class PackedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """Int8 weights and activations on the CPU, integer accumulation, one scale per row.
+    """Int8 weights on the CPU, integer accumulation, one activation scale per row.
 
-    Activations are unsigned 8-bit around 128, weights signed 7-bit per output channel: the
-    pairwise 16-bit sums of the AVX2 kernels then stay below 2 * 255 * 63 = 32,130 and cannot
-    saturate, so every host computes the same integers. A scale per row (never one per tensor)
-    keeps a text independent of its neighbours in the batch.
+    A scale per row (never one per tensor) keeps a text independent of its neighbours in the batch.
+    Activations are written in two digits of base 64, which run as two rows of one product: with one
+    digit, a few large activations would leave the others too coarse. Digits of at most 64 around a
+    zero point of 64 also keep the pairwise 16-bit sums of the AVX2 kernels below 2 * 127 * 127, so
+    they cannot saturate and every host computes the same integers.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -63,11 +65,12 @@ class Int8Linear(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Shapes: [..., in] -> [..., out]."""
         flat = rows.reshape(-1, rows.shape[-1]).float()
-        scale = activation_scale(flat)
-        out = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            torch.round(flat / scale), 1.0, _ACTIVATION_ZERO, self._packed
+        high, low, scale = quantize_rows(flat)
+        products = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            torch.cat([high, low]), 1.0, _ACTIVATION_ZERO, self._packed
         )
-        out = out * scale
+        num_rows = flat.shape[0]
+        out = (products[:num_rows] * _BASE + products[num_rows:]) * scale
         if self._bias is not None:
             out = out + self._bias
         result: Tensor = out.to(rows.dtype).view(*rows.shape[:-1], self.out_features)
@@ -75,15 +78,22 @@ class Int8Linear(nn.Module):
 
 
 def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Symmetric 7-bit levels per output channel. [out, in] -> int8 [out, in], float32 [out]."""
+    """Symmetric 8-bit levels per output channel. [out, in] -> int8 [out, in], float32 [out]."""
     scales = weight.detach().float().abs().amax(dim=1).clamp_min(1e-12) / _WEIGHT_LEVELS
     levels = torch.round(weight.detach().float() / scales[:, None]).to(torch.int8)
     return levels, scales
 
 
-def activation_scale(rows: Tensor) -> Tensor:
-    """The step that maps a row's largest magnitude to 127. Shapes: [rows, in] -> [rows, 1]."""
-    return rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / _ACTIVATION_LEVELS
+def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Write each row as scale * (64 * high + low) with small integers.
+
+    Shapes: [rows, in] -> high in [-63, 63], low in [-32, 32], both [rows, in] float32; scale
+    [rows, 1], which maps the row's largest magnitude to 4,063.
+    """
+    scale = rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / _ACTIVATION_LEVELS
+    levels = torch.round(rows / scale)
+    high = torch.round(levels / _BASE)
+    return high, levels - _BASE * high, scale
 
 
 def make_linear(linear: nn.Linear, kind: LinearKind) -> nn.Module:

@@ -76,7 +76,14 @@ def load_target_decoder(folder: Path, precision: Precision, device: torch.device
     """A target's network with the linear layers of its precision."""
     decoder = load_decoder(folder, _DTYPES[precision], device)
     replace_linears(decoder, linear_kind(precision, device))
+    own_memory(decoder)
     return decoder
+
+
+def own_memory(module: nn.Module) -> None:
+    """Copy what is left of a checkpoint: one tensor of a mapped file keeps all of it resident."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def compute_dtype(precision: Precision) -> torch.dtype:
