@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
 
@@ -55,8 +55,13 @@ class DraftClient:
 
     @property
     def circuit(self) -> Circuit:
-        """The state shown in /health."""
-        return Circuit.OPEN if self._link is None else self._breaker.state(time.monotonic())
+        """The state shown in /health: open without a draft, closed towards one not yet asked."""
+        link = self._link
+        if link is None:
+            return Circuit.OPEN
+        if link.epoch != self._seen_epoch:
+            return Circuit.CLOSED
+        return self._breaker.state(time.monotonic())
 
     def available(self) -> bool:
         """Whether a call made now could be answered in time."""
@@ -105,11 +110,9 @@ class DraftClient:
 
     def _settle_late(self, until_s: float) -> bool:
         """Whether no earlier call is outstanding, waiting for it if there is time."""
-        if self._is_late():
-            assert self._outstanding is not None
-            try:
-                self._outstanding.exception(timeout=max(0.0, until_s - time.monotonic()))
-            except FutureTimeoutError:
+        if self._outstanding is not None:
+            left_s = max(0.0, until_s - time.monotonic())
+            if wait([self._outstanding], timeout=left_s).not_done:
                 return False
         self._outstanding = None
         return True

@@ -2,7 +2,7 @@
 
 Serve imports this module in a task of its own for each changed application, so it loads no torch.
 Each builder takes its own subtree of the config as arguments, and nothing else: a change there
-restarts this application alone. Annotations stay objects here: Serve reads them to validate arguments.
+restarts this application alone. Annotations stay objects here, for Serve to validate by.
 """
 
 from typing import Any
@@ -62,7 +62,8 @@ def build_draft(args: DraftArgs) -> Application:
     num_gpus = args.num_gpus
 
     def create_actor(config: dict[str, Any]) -> Any:
-        actor_class = ray.remote(
+        remote: Any = ray.remote  # its types know neither of the two concurrency options
+        actor_class = remote(
             num_cpus=0 if num_gpus else 1,
             num_gpus=num_gpus,
             max_concurrency=CALLS_IN_FLIGHT,

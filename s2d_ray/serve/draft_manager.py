@@ -53,8 +53,14 @@ class DraftManager:
     async def status(self) -> DraftStatus:
         """For /health."""
         self._watch_on()
-        counters = self._health.counters if self._health else {}
-        return DraftStatus(self._link is not None, self._num_starts, self._last_error, counters)
+        health = self._health
+        return DraftStatus(
+            alive=self._link is not None,
+            num_starts=self._num_starts,
+            pid=health.pid if health else None,
+            last_error=self._last_error,
+            counters=health.counters if health else {},
+        )
 
     async def check_health(self) -> None:
         """Serve's own check: the manager is well whenever it answers."""

@@ -23,5 +23,6 @@ class DraftStatus:
 
     alive: bool
     num_starts: int
+    pid: int | None
     last_error: str | None = None
     counters: dict[str, int] = field(default_factory=dict)

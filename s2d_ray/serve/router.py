@@ -16,7 +16,7 @@ from s2d_ray.serve.backend import Health, TargetHealth, TargetInfo
 from s2d_ray.serve.link import DraftStatus
 from s2d_ray.serve.target import TargetStatus
 
-STATUS_TIMEOUT_S = 2.0
+STATUS_TIMEOUT_S = 1.0
 STATUS_AGE_S = 0.5
 
 

@@ -1,0 +1,157 @@
+"""The service as clients see it: answers, identity, sharing, and what /health counts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.serve.service import PROMPTS, TARGETS, Ask, Service, ids_of, text_of
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_openai_client_gets_paris_whole_and_streamed(service: Service, target: str) -> None:
+    """A real client, unchanged, against both targets; the streamed text is the whole text."""
+    ask = {
+        "model": target,
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "temperature": 0,
+        "max_tokens": 24,
+    }
+    whole = service.openai.chat.completions.create(**ask)
+    stream = service.openai.chat.completions.create(
+        **ask, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    joined = "".join(
+        choice.delta.content or "" for chunk in chunks for choice in chunk.choices
+    )
+    assert "Paris" in joined
+    assert joined == whole.choices[0].message.content
+    assert whole.choices[0].finish_reason == "stop"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_seed_gives_one_text_whatever_the_mode_and_the_load(
+    service: Service, temperature: float
+) -> None:
+    """Alone and plain, or among eight and forced: the ids are equal, and drafting did happen."""
+    asks = [
+        Ask(TARGETS[index % 2], prompt, temperature=temperature, seed=100 + index)
+        for index, prompt in enumerate(PROMPTS)
+    ]
+    alone = [service.ask(ask) for ask in asks[:4]]
+    plain = service.ask_all(asks)
+    forced = service.ask_all([dataclasses.replace(ask, mode="force") for ask in asks])
+    assert [ids_of(reply) for reply in alone] == [ids_of(reply) for reply in plain[:4]]
+    assert [ids_of(reply) for reply in forced] == [ids_of(reply) for reply in plain]
+    assert [text_of(reply) for reply in forced] == [text_of(reply) for reply in plain]
+    for reply in forced:
+        details = reply["usage"]["completion_tokens_details"]
+        drafted = details["accepted_prediction_tokens"] + details["rejected_prediction_tokens"]
+        assert drafted > 0
+        assert reply["s2d"]["draft_misses"] == 0
+    for reply in plain:
+        assert reply["usage"]["completion_tokens_details"]["rejected_prediction_tokens"] == 0
+
+
+def test_eight_requests_share_forwards(service: Service) -> None:
+    """Eight texts of 24 tokens, one by one, would be 192 forwards; together they are far fewer."""
+    target = TARGETS[0]
+    before = service.counters(target)
+    replies = service.ask_all([Ask(target, p, temperature=1.0) for p in PROMPTS])
+    after = service.counters(target)
+    num_tokens = sum(reply["usage"]["completion_tokens"] for reply in replies)
+    num_forwards = after["forwards"] - before["forwards"]
+    assert num_forwards < num_tokens / 3
+    assert after["largest_batch"] == 8
+
+
+def test_the_draft_batches_rows_of_both_targets(service: Service) -> None:
+    """One draft step serves rows of both replicas, and more than 1.5 rows on average."""
+    before = service.health()["draft"]["counters"]
+    service.ask_all(
+        [Ask(TARGETS[i % 2], p, mode="force", temperature=1.0) for i, p in enumerate(PROMPTS)]
+    )
+
+    def steps() -> dict[str, int]:
+        after = service.health()["draft"]["counters"]
+        return {key: after[key] - before.get(key, 0) for key in after}
+
+    # Counters of the draft travel through the manager's health check, once a second.
+    service.wait_until(lambda: steps().get("steps", 0) > 20, "draft steps in /health")
+    counted = steps()
+    assert counted["step_rows"] / counted["steps"] > 1.5
+    assert counted["steps_of_several_replicas"] > 0
+
+
+def test_a_client_that_leaves_frees_its_sequence_and_its_draft_session(service: Service) -> None:
+    """A stream of 1,500 tokens is left after its first bytes; only a few forwards follow."""
+    target = TARGETS[0]
+    ask = Ask(target, "Write a very long story.", mode="force", temperature=1.0, max_tokens=1500)
+    before = service.counters(target)
+    with service.http.stream("POST", "/v1/chat/completions", json=ask.body(stream=True)) as reply:
+        lines = reply.iter_lines()
+        for _ in range(8):
+            next(lines)
+    service.wait_until(lambda: service.counters(target)["queue_depth"] == 0, "an empty queue")
+    after = service.counters(target)
+    assert after.get("aborted", 0) == before.get("aborted", 0) + 1
+    assert after["forwards"] - before["forwards"] < 100
+    service.wait_until(
+        lambda: service.health()["draft"]["counters"]["sessions"] == 0, "no draft session"
+    )
+
+
+def test_traces_name_the_writer_of_every_token(service: Service) -> None:
+    """The traced tokens join to the text, and each is the target's or a sub-model's."""
+    reply = service.ask(Ask(TARGETS[0], PROMPTS[1], mode="force", temperature=1.0, max_tokens=40))
+    tokens = reply["s2d"]["tokens"]
+    assert text_of(reply).startswith("".join(token["text"] for token in tokens))
+    assert {token["drafted_by"] for token in tokens} <= {None, 4, 8, 12}
+    assert len(tokens) == reply["usage"]["completion_tokens"]
+    accepted = sum(token["drafted_by"] is not None for token in tokens)
+    details = reply["usage"]["completion_tokens_details"]
+    assert accepted == details["accepted_prediction_tokens"]
+
+
+def test_health_models_and_request_ids(service: Service) -> None:
+    """What operators and clients look at first; each answer names one request id."""
+    health = service.health()
+    assert health["status"] == "ok"
+    assert all(target["bitwise_exact"] for target in health["targets"].values())
+    assert service.http.get("/readyz").status_code == 200
+    assert {model.id for model in service.openai.models.list()} == set(TARGETS)
+    answer = service.http.get("/v1/models/nope", headers={"x-request-id": "mine-1"})
+    assert answer.status_code == 404
+    assert answer.headers.get_list("x-request-id") == ["mine-1"]
+    assert answer.json()["error"]["code"] == "model_not_found"
+
+
+def test_bad_input_is_refused_by_name_and_harms_nothing(service: Service) -> None:
+    """Each body is refused in OpenAI's form with its field; the service answers on."""
+    good = Ask(TARGETS[0], "Hello", max_tokens=2).body()
+    bad = {
+        "model": ({**good, "model": "gpt-9"}, 404),
+        "max_tokens": ({**good, "max_tokens": -1}, 400),
+        "temperature": ({**good, "temperature": "hot"}, 400),
+        "seed": ({**good, "seed": 2**70}, 400),
+        "messages": ({**good, "messages": []}, 400),
+        "s2d.max_proposal": ({**good, "s2d": {"max_proposal": 999}}, 400),
+    }
+    for param, (body, status) in bad.items():
+        answer = service.http.post("/v1/chat/completions", json=body)
+        assert answer.status_code == status, param
+        assert answer.json()["error"]["param"] == param
+    long_prompt = {**good, "messages": [{"role": "user", "content": "word " * 5000}]}
+    answer = service.http.post("/v1/chat/completions", json=long_prompt)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert answer.json()["error"]["param"] == "messages"
+    answer = service.http.post("/v1/chat/completions", content=b'{"model": ')
+    assert answer.status_code == 400
+    answer = service.http.post("/v1/chat/completions", content=b"x" * 10 * 2**20)
+    assert answer.status_code == 413
+    assert service.ask(Ask(TARGETS[0], "Hello", max_tokens=2))["usage"]["completion_tokens"] == 2
