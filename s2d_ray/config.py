@@ -51,16 +51,16 @@ class PlanConfig(Section):
 class HttpConfig(Section):
     """Where the API listens and what it accepts."""
 
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=1, le=65535)
-    max_body_bytes: int = Field(2 * 2**20, ge=1024)
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port; `--port` overrides it.")
+    max_body_bytes: int = Field(2 * 2**20, ge=1024, description="Larger bodies get 413.")
     max_open_requests: int = Field(256, ge=1, description="Serve's max_ongoing_requests.")
 
 
 class EngineConfig(Section):
     """What targets and the draft have in common: where they run, and their cache."""
 
-    device: Device = "auto"
+    device: Device = Field("auto", description="`auto` takes a GPU where the cluster has one.")
     num_threads: int = Field(0, ge=0, description="Threads of a forward; 0 means all cores.")
     cache_tokens: int = Field(8_192, ge=64, description="Tokens the KV pool holds.")
 
@@ -69,7 +69,7 @@ class TargetConfig(EngineConfig):
     """One target model and its replicas."""
 
     model: str = Field(description="A local folder, or pypi:PACKAGE==VERSION[#sha256=HEX].")
-    precision: Precision = "float32"
+    precision: Precision = Field("float32", description="int8 runs on the CPU only.")
     max_context: int = Field(2_048, ge=16, description="Longest prompt + output, in tokens.")
     default_max_tokens: int = Field(
         512, ge=1, description="Output cap of a request that sets none."
@@ -77,7 +77,7 @@ class TargetConfig(EngineConfig):
     max_batch: int = Field(8, ge=1, description="Sequences decoded together by one replica.")
     max_waiting: int = Field(64, ge=0, description="Requests a replica queues beyond its batch.")
     prefill_chunk: int = Field(256, ge=16, description="Prompt tokens of one forward.")
-    num_replicas: int = Field(1, ge=1)
+    num_replicas: int = Field(1, ge=1, description="Replicas of this target.")
 
 
 class DraftConfig(EngineConfig):
@@ -89,14 +89,14 @@ class DraftConfig(EngineConfig):
         (4, 8, 12), description="Layers of each sub-model, strictly rising; used with base."
     )
     head_size: int = Field(8_192, ge=256, description="Ids the exit head scores; used with base.")
-    precision: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    precision: Precision = Field("float32", description="Errors here cost guesses, never text.")
     deadline_ms: int = Field(1_000, ge=1, description="Longest wait of an auto round.")
     force_deadline_ms: int = Field(5_000, ge=1, description="Longest wait of a forced round.")
     prefill_chunk: int = Field(64, ge=16, description="Tokens a row may be behind and still join.")
     max_debt: int = Field(64, ge=1, description="Positions a deeper layer group may lag behind.")
     idle_s: float = Field(120.0, gt=0, description="A draft session unused this long is dropped.")
     health_timeout_s: float = Field(5.0, gt=0, description="Silence after which it is replaced.")
-    start_timeout_s: float = Field(180.0, gt=0)
+    start_timeout_s: float = Field(180.0, gt=0, description="Time it has to load.")
 
     @field_validator("exit_layers")
     @classmethod
@@ -119,11 +119,13 @@ class DraftConfig(EngineConfig):
 class AppConfig(Section):
     """The whole system: one HTTP edge, one draft or none, named targets, one default plan."""
 
-    version: Literal[1] = CONFIG_VERSION
-    http: HttpConfig = HttpConfig()
-    plan: PlanConfig = PlanConfig()
-    draft: DraftConfig | None = None
-    targets: dict[str, TargetConfig] = Field(min_length=1)
+    version: Literal[1] = Field(CONFIG_VERSION, description="Version of this format.")
+    http: HttpConfig = Field(HttpConfig(), description="The HTTP edge.")
+    plan: PlanConfig = Field(PlanConfig(), description="The plan of requests that name none.")
+    draft: DraftConfig | None = Field(None, description="The shared draft; none: plain decoding.")
+    targets: dict[str, TargetConfig] = Field(
+        min_length=1, description="Targets by name; the name is the API's `model`."
+    )
 
     @field_validator("targets")
     @classmethod

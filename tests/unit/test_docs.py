@@ -1,0 +1,57 @@
+"""The documents name every key, route and file there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from s2d_ray.config import (
+    AppConfig,
+    DraftConfig,
+    HttpConfig,
+    PlanConfig,
+    Section,
+    TargetConfig,
+)
+from s2d_ray.models_cli import QUICKSTART
+from s2d_ray.serve.openai_schema import ChatCompletionRequest, SpeculationOptions
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("section", [AppConfig, HttpConfig, PlanConfig, DraftConfig, TargetConfig])
+def test_every_config_key_is_documented_with_its_meaning(section: type[Section]) -> None:
+    """A key that is added without a row in the table fails here."""
+    document = (ROOT / "docs" / "configuration.md").read_text()
+    for name, field in section.model_fields.items():
+        assert field.description, f"{section.__name__}.{name} has no description"
+        assert f"| `{name}` |" in document
+        assert field.description in document
+
+
+@pytest.mark.parametrize("body", [ChatCompletionRequest, SpeculationOptions])
+def test_every_request_field_is_documented(body: type[ChatCompletionRequest]) -> None:
+    """Clients learn all fields from one page."""
+    document = (ROOT / "docs" / "api.md").read_text()
+    assert [name for name in body.model_fields if f"`{name}" not in document] == []
+
+
+def test_the_readme_shows_the_tree_that_is_there() -> None:
+    """Every folder and file of the tree in the README exists, and no package is missing."""
+    text = (ROOT / "README.md").read_text()
+    tree = text.split("## Tree", 1)[1].split("```")[1]
+    package = {line.split()[0].rstrip("/") for line in tree.splitlines() if line.startswith("  ")}
+    folders = {
+        path.name for path in (ROOT / "s2d_ray").iterdir() if (path / "__init__.py").exists()
+    }
+    assert folders <= package
+    for folder in ("deployments", "docs", "tests"):
+        assert f"{folder}/" in tree
+    for page in ("configuration", "api", "exactness", "decisions"):
+        assert (ROOT / "docs" / f"{page}.md").exists()
+
+
+def test_the_quickstart_names_the_source_that_pull_fetches() -> None:
+    """`s2d models pull` without arguments is the quickstart's model, hash and all."""
+    assert f'"{QUICKSTART}"' in (ROOT / "deployments" / "quickstart.yaml").read_text()
