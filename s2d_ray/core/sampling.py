@@ -26,7 +26,8 @@ def keep_top_p(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     """
     if top_p >= 1.0 or temperature == 0.0:
         return logits
-    probabilities = torch.softmax(logits / temperature, dim=-1)
+    # Relative to the best logit, a tiny temperature gives -inf and 0, never inf and NaN.
+    probabilities = torch.softmax((logits - logits.max()) / temperature, dim=-1)
     ordered, order = torch.sort(probabilities, descending=True, stable=True)
     mass_before = torch.cumsum(ordered, dim=-1) - ordered
     banned = order[mass_before >= top_p]

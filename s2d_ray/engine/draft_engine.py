@@ -135,17 +135,17 @@ class DraftEngine:
         self._abandon_older(call.replica)
         for draft_session in call.closed:
             self._drop((call.replica, draft_session))
-        answered: list[RowReply] = []
-        rows: list[_Row] = []
+        admitted = _Call(call.replica, call.call_no, [], [])
+        # Known from the first row on, so that a later row cannot evict an earlier one's session.
+        self._calls.append(admitted)
         deadline_s = now_s + call.budget_ms / 1000.0
         for request in call.rows:
             outcome = self._admit(call.replica, request, deadline_s, now_s)
             if isinstance(outcome, _Row):
-                rows.append(outcome)
+                admitted.rows.append(outcome)
             else:
                 self.counters[f"rows_{outcome.status}"] += 1
-                answered.append(outcome)
-        self._calls.append(_Call(call.replica, call.call_no, answered, rows))
+                admitted.answered.append(outcome)
 
     def _abandon_older(self, replica: str) -> None:
         """End the rows of a replica's earlier calls: it has given them up."""

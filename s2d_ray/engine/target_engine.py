@@ -187,7 +187,7 @@ class TargetEngine:
             return
         self.counters[f"rows_{row.status}"] += 1
         if row.status is RowStatus.NEEDS:
-            sequence.draft_base = min(row.needs_from, len(sequence.ids))
+            sequence.draft_base = max(0, min(row.needs_from, len(sequence.ids)))
         elif row.status in (RowStatus.OK, RowStatus.WARMING):
             sequence.draft_base = len(sequence.ids)
         if row.status is RowStatus.OK and row.tokens:
@@ -268,12 +268,14 @@ class TargetEngine:
         for sequence, num_wanted in step.drawing:
             verdict = verify(sequence.proposal, drawn[start : start + num_wanted])
             start += num_wanted
-            self.counters["drafted_tokens"] += len(sequence.proposal.tokens)
-            if sequence.proposal.tokens:
-                self.counters[f"accepted_{len(verdict.path)}"] += 1
+            num_drafted = len(sequence.proposal.tokens)
             before = sum(sequence.accepted_by.values())
             told = sequence.emit(verdict.tokens, len(verdict.path), self._eos)
-            self.counters["accepted_tokens"] += sum(sequence.accepted_by.values()) - before
+            num_accepted = sum(sequence.accepted_by.values()) - before
+            self.counters["drafted_tokens"] += num_drafted
+            self.counters["accepted_tokens"] += num_accepted
+            if num_drafted:
+                self.counters[f"accepted_{num_accepted}"] += 1
             events += [(sequence.request.request_id, event) for event in told]
             if sequence.finish_reason is not None:
                 self._retire(sequence)

@@ -11,14 +11,29 @@ import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+
+from s2d_ray.config import Device
+from s2d_ray.errors import RunError
+from s2d_ray.models.loading import choose_device
 
 POLL_S = 0.0005
 
 
-class HostTurns:
+class Turns:
+    """No turns to take: an engine with a device of its own."""
+
+    num_turns = 0
+    num_impatient = 0
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Hold the host for one forward."""
+        return nullcontext()
+
+
+class HostTurns(Turns):
     """The turn lock of a host. One instance per engine thread.
 
     A wait longer than `patience_s` ends without the lock: the forward then runs beside another,
@@ -26,7 +41,9 @@ class HostTurns:
     """
 
     def __init__(self, folder: Path, patience_s: float = 0.5) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():
+            raise RunError(f"{folder}: belongs to another user; remove it")
         self._gate = os.open(folder / "gate.lock", os.O_RDWR | os.O_CREAT, 0o600)
         self._lock = os.open(folder / "turn.lock", os.O_RDWR | os.O_CREAT, 0o600)
         self._patience_s = patience_s
@@ -35,7 +52,6 @@ class HostTurns:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Hold the host for one forward."""
         deadline_s = time.monotonic() + self._patience_s
         at_gate = _acquire(self._gate, deadline_s)
         held = at_gate and _acquire(self._lock, deadline_s)
@@ -67,10 +83,8 @@ def _acquire(descriptor: int, deadline_s: float) -> bool:
             return True
 
 
-def turns_for(device: str) -> Callable[[], AbstractContextManager[None]]:
+def turns_for(device: Device) -> Turns:
     """The turns of this host for an engine on the CPU; a GPU's engine needs none."""
-    import torch
-
-    if device != "cpu" and torch.cuda.is_available():
-        return nullcontext
-    return HostTurns(Path(tempfile.gettempdir()) / f"s2d-turns-{os.getuid()}").turn
+    if choose_device(device).type != "cpu":
+        return Turns()
+    return HostTurns(Path(tempfile.gettempdir()) / f"s2d-turns-{os.getuid()}")

@@ -43,6 +43,8 @@ class RaggedModel:
         hidden = self._trunk(
             input_ids=ids[None], position_ids=positions[None], use_cache=False, ragged=batch
         ).last_hidden_state[0]
+        if not wanted_rows:  # a chunk of a longer prompt
+            return torch.empty(0, self.vocab_size, dtype=self.dtype, device=self.device)
         logits: Tensor = self._head(hidden[torch.tensor(wanted_rows, device=self.device)])
         return logits
 

@@ -35,7 +35,8 @@ class DraftActor:
         from s2d_ray.models.draft_files import ensure_draft
 
         folder = ensure_draft(draft_config)
-        self._loop = make_draft(draft_config, folder, turn=turns_for(draft_config.device))
+        self._turns = turns_for(draft_config.device)
+        self._loop = make_draft(draft_config, folder, turn=self._turns.turn)
         self._loop.start()
 
     async def propose(self, call: ProposeCall) -> ProposeReply:
@@ -44,4 +45,5 @@ class DraftActor:
 
     async def health(self) -> DraftHealth:
         """Called in a concurrency group of its own, so that a busy draft still answers."""
-        return DraftHealth(os.getpid(), node_id(), self._loop.stuck_for_s(), self._loop.counters())
+        counters = {**self._loop.counters(), "impatient_turns": self._turns.num_impatient}
+        return DraftHealth(os.getpid(), node_id(), self._loop.stuck_for_s(), counters)

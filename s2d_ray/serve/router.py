@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from s2d_ray.engine.messages import Event, GenerateRequest
 from s2d_ray.errors import Unavailable, UnknownModel
 from s2d_ray.serve.backend import Health, TargetHealth, TargetInfo
 from s2d_ray.serve.link import DraftStatus
 from s2d_ray.serve.target import TargetStatus
+
+logger = logging.getLogger("ray.serve")
 
 STATUS_TIMEOUT_S = 1.0
 STATUS_AGE_S = 0.5
@@ -63,6 +68,9 @@ class Router:
         try:
             async for event in events:
                 yield event
+        except (RayError, RayServeException) as error:
+            logger.warning("target %s lost a request: %s", target, error)
+            raise Unavailable(f"a replica of {target!r} was lost", code="replica_lost") from None
         finally:
             events.cancel()
 

@@ -58,12 +58,13 @@ class TargetReplica:
             deadlines_ms.get("deadline_ms", 1_000) / 1_000,
             deadlines_ms.get("force_deadline_ms", 5_000) / 1_000,
         )
+        self._turns = turns_for(self._config.device)
         self._target = make_target(
             self._config,
             sources.resolve(self._config.model),
             self._client,
             replica=uuid.uuid4().hex,
-            turn=turns_for(self._config.device),
+            turn=self._turns.turn,
         )
         self._target.loop.start()
 
@@ -100,7 +101,11 @@ class TargetReplica:
             bitwise_exact=self._target.bitwise_exact,
             draft_circuit=str(self._client.circuit) if self._has_draft else "none",
             queue_depth=engine.queue_depth,
-            counters={**engine.counters, **self._client.counters},
+            counters={
+                **engine.counters,
+                **self._client.counters,
+                "impatient_turns": self._turns.num_impatient,
+            },
         )
 
     def check_health(self) -> None:
