@@ -103,9 +103,9 @@ class DraftManager:
             self._kill(actor)
 
     async def _ask_health(self, actor: Any, timeout_s: float) -> DraftHealth:
-        health: DraftHealth = await asyncio.wait_for(
-            actor.health.options(concurrency_group="health").remote(), timeout_s
-        )
+        # Not wait_for: until Python 3.12 it can swallow a cancellation.
+        async with asyncio.timeout(timeout_s):
+            health: DraftHealth = await actor.health.options(concurrency_group="health").remote()
         return health
 
     def _kill(self, actor: Any) -> None:

@@ -255,7 +255,8 @@ def _model_body(info: TargetInfo, plan: Plan) -> dict[str, Any]:
 
 async def _health(backend: Backend) -> Health:
     try:
-        return await asyncio.wait_for(backend.health(), HEALTH_TIMEOUT_S)
+        async with asyncio.timeout(HEALTH_TIMEOUT_S):
+            return await backend.health()
     except Exception as error:
         log.warning("the backend does not tell its state: %r", error)
         return Health(ready=False, degraded=True)

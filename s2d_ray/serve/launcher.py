@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -235,11 +236,13 @@ def say(line: str) -> None:
 def greeting(url: str, target: str) -> str:
     """What to do now: the address, a first request, a chat, and how to stop."""
     body = json.dumps({"model": target, "messages": [{"role": "user", "content": "Hello"}]})
+    # As it was started: a virtual environment's commands are seldom on the path.
+    command = "s2d" if shutil.which("s2d") else os.path.relpath(sys.argv[0])
     return "\n".join(
         (
             f"ready at {url}",
             f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
-            f"  s2d chat --url {url} --model {target} 'Hello'",
-            "  Ctrl-C here, or `s2d stop` anywhere, ends it",
+            f"  {command} chat --url {url} --model {target} 'Hello'",
+            f"  Ctrl-C here, or `{command} stop` anywhere, ends it",
         )
     )

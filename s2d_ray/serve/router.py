@@ -106,7 +106,9 @@ class Router:
         response = None
         try:
             response = self._handle(app).status.remote()
-            return await asyncio.wait_for(response, STATUS_TIMEOUT_S)
+            async with asyncio.timeout(STATUS_TIMEOUT_S):
+                status: object = await response
+            return status
         except Exception:  # not deployed, starting, dying: all mean "not now"
             if response is not None:
                 response.cancel()

@@ -125,7 +125,8 @@ class TargetReplica:
         while self._has_draft:
             try:
                 manager = manager or serve.get_app_handle("draft")
-                link = await asyncio.wait_for(manager.draft.remote(), 5 * REFRESH_S)
+                async with asyncio.timeout(5 * REFRESH_S):
+                    link = await manager.draft.remote()
                 self._connect(link)
             except Exception as error:  # the manager is away: keep the draft we have
                 logger.debug("draft manager not reached: %s", error)

@@ -1,0 +1,80 @@
+"""What is refused before any replica starts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from s2d_ray.config import AppConfig
+from s2d_ray.models import sources
+from s2d_ray.models.draft_files import DraftCard
+from s2d_ray.models.text import fingerprint_of
+from s2d_ray.serve.checks import check_config
+from tests.tiny import tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+def _config(model: Path, draft: dict[str, object], **target: object) -> AppConfig:
+    return AppConfig.model_validate(
+        {"targets": {"tiny": {"model": str(model), **target}}, "draft": draft}
+    )
+
+
+def _draft(folder: Path, tokenizer: str) -> dict[str, object]:
+    folder.mkdir()
+    card = DraftCard("base", (2, 4), 64, tokenizer, (0,))
+    (folder / "draft.json").write_text(json.dumps(asdict(card)))
+    return {"checkpoint": str(folder)}
+
+
+def test_a_sound_config_has_no_troubles(model: Path, tmp_path: Path) -> None:
+    """The same checks that refuse the rest let this one through."""
+    draft = _draft(tmp_path / "draft", fingerprint_of(model))
+    config = _config(model, draft, max_context=64)
+    assert (
+        check_config(
+            config.model_copy(
+                update={"plan": config.plan.model_copy(update={"exit_thresholds": (0.5,)})}
+            )
+        )
+        == []
+    )
+
+
+def test_a_draft_of_another_tokenizer_is_refused(model: Path, tmp_path: Path) -> None:
+    """Its ids would mean other texts, so the first proposal would already be nonsense."""
+    troubles = check_config(_config(model, _draft(tmp_path / "draft", "0" * 64)))
+    assert any("tokenizer" in trouble and "tiny" in trouble for trouble in troubles)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    """A folder that is not there, and a draft without its card."""
+    (tmp_path / "empty").mkdir()
+    troubles = check_config(_config(tmp_path / "nowhere", {"checkpoint": str(tmp_path / "empty")}))
+    assert any("nowhere" in trouble and "targets.tiny.model" in trouble for trouble in troubles)
+    assert any("draft.json" in trouble for trouble in troubles)
+
+
+def test_wrong_numbers_are_named_with_the_limit(model: Path, tmp_path: Path) -> None:
+    """Too long a context, too deep an exit, too many thresholds."""
+    deep = _config(model, {"base": str(model), "exit_layers": [2, 40]}, max_context=999_999)
+    troubles = check_config(deep)
+    assert any(t.startswith("targets.tiny.max_context: 999999") for t in troubles)
+    assert any(t.startswith("draft.exit_layers: 40") for t in troubles)
+    shallow = _config(model, {"base": str(model), "exit_layers": [2]})
+    assert any(t.startswith("plan.exit_thresholds: 2") for t in check_config(shallow))
+
+
+def test_a_wheel_that_is_not_there_yet_is_checked_later(
+    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No network before the download is announced: an uncached wheel passes for now."""
+    monkeypatch.setattr(sources, "cache_dir", lambda: tmp_path)
+    assert check_config(_config(model, {"base": "pypi:nothing==1"}, max_context=64)) == []

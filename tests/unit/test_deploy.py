@@ -1,0 +1,68 @@
+"""The rendered Serve config: what restarts what (design: one application each)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray.serve.schema import ServeDeploySchema
+
+from s2d_ray.config import AppConfig, load_config
+from s2d_ray.serve.deploy import render
+
+QUICKSTART = load_config(Path(__file__).parents[2] / "deployments" / "quickstart.yaml")
+
+
+def _apps(config: AppConfig, *, gpus: bool = False) -> dict[str, dict[str, Any]]:
+    rendered = render(config, cluster_has_gpus=gpus)
+    return {app["name"]: app for app in rendered["applications"]}
+
+
+def _with_target(**changes: object) -> AppConfig:
+    written = QUICKSTART.model_dump(mode="json", exclude_unset=True)
+    written["targets"]["smollm2-135m"].update(changes)
+    return AppConfig.model_validate(written)
+
+
+def test_serve_accepts_what_is_rendered() -> None:
+    """Ray's own schema validates it, and only the router has a route."""
+    schema = ServeDeploySchema.model_validate(render(QUICKSTART, cluster_has_gpus=False))
+    routes = {app.name: app.route_prefix for app in schema.applications}
+    assert routes == {
+        "draft": None,
+        "target-smollm2-135m": None,
+        "target-smollm2-135m-int8": None,
+        "router": "/",
+    }
+
+
+def test_arguments_hold_only_what_a_user_wrote() -> None:
+    """Defaults stay out, so a new default restarts nothing."""
+    arguments = _apps(QUICKSTART)["target-smollm2-135m"]["args"]
+    assert set(arguments["target"]) == {"model"}
+
+
+def test_a_changed_target_changes_its_application_alone() -> None:
+    """Every other application's arguments are the same bytes as before."""
+    before, after = _apps(QUICKSTART), _apps(_with_target(max_batch=4))
+    changed = {name for name in before if before[name]["args"] != after[name]["args"]}
+    assert changed == {"target-smollm2-135m"}
+
+
+def test_the_number_of_replicas_is_changed_in_place() -> None:
+    """It stands under `deployments:`, and no application's arguments know it."""
+    before, after = _apps(QUICKSTART), _apps(_with_target(num_replicas=3))
+    assert all(before[name]["args"] == after[name]["args"] for name in before)
+    assert after["target-smollm2-135m"]["deployments"][0]["num_replicas"] == 3
+
+
+def test_gpus_are_asked_for_where_a_device_needs_one() -> None:
+    """`auto` takes a GPU of a cluster that has some; `cpu` never does."""
+    apps = _apps(_with_target(device="cpu"), gpus=True)
+    options = {
+        name: apps[name]["deployments"][0]["ray_actor_options"]["num_gpus"]
+        for name in ("target-smollm2-135m", "target-smollm2-135m-int8")
+    }
+    assert options == {"target-smollm2-135m": 0, "target-smollm2-135m-int8": 1}
+    assert apps["draft"]["args"]["num_gpus"] == 1
+    assert _apps(QUICKSTART)["draft"]["args"]["num_gpus"] == 0
