@@ -216,8 +216,15 @@ def test_a_folder_too_deep_for_sockets_is_refused(
     assert list(deep.iterdir()) == []
 
 
-def test_the_greeting_names_url_curl_chat_and_stop() -> None:
+@pytest.mark.parametrize("on_path", [True, False])
+def test_the_greeting_names_url_curl_chat_and_stop(
+    monkeypatch: pytest.MonkeyPatch, on_path: bool
+) -> None:
+    """The commands can be pasted: with their folder, where that is not on the path."""
+    monkeypatch.setattr(launcher.shutil, "which", lambda name: name if on_path else None)
+    monkeypatch.setattr(launcher.sys, "argv", [os.path.abspath(".venv/bin/s2d")])
+    s2d = "s2d" if on_path else ".venv/bin/s2d"
     text = launcher.greeting("http://127.0.0.1:8001", "small")
-    for part in ("ready at http://127.0.0.1:8001", "curl http", "s2d chat --url", "s2d stop"):
+    for part in ("ready at http://127.0.0.1:8001", "curl http", f"{s2d} chat --url", f"`{s2d} stop`"):
         assert part in text
     assert '"model": "small"' in text
