@@ -110,9 +110,10 @@ class DraftClient:
 
     def _settle_late(self, until_s: float) -> bool:
         """Whether no earlier call is outstanding, waiting for it if there is time."""
-        if self._outstanding is not None:
-            left_s = max(0.0, until_s - time.monotonic())
-            if wait([self._outstanding], timeout=left_s).not_done:
+        if self._is_late():
+            assert self._outstanding is not None
+            wait([self._outstanding], timeout=max(0.0, until_s - time.monotonic()))
+            if self._is_late():
                 return False
         self._outstanding = None
         return True

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from s2d_ray.config import Device
 from s2d_ray.errors import RunError
-from s2d_ray.models.loading import choose_device
 
 POLL_S = 0.0005
 
@@ -85,6 +84,8 @@ def _acquire(descriptor: int, deadline_s: float) -> bool:
 
 def turns_for(device: Device) -> Turns:
     """The turns of this host for an engine on the CPU; a GPU's engine needs none."""
+    from s2d_ray.models.loading import choose_device  # the lock itself needs no torch
+
     if choose_device(device).type != "cpu":
         return Turns()
     return HostTurns(Path(tempfile.gettempdir()) / f"s2d-turns-{os.getuid()}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
@@ -55,19 +56,26 @@ def read_config(folder: Path) -> PretrainedConfig:
 
 
 def load_decoder(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """The family's own causal LM with stock linears and ragged attention, in eval mode."""
+    """The family's own causal LM with stock linears and ragged attention, in eval mode.
+
+    Raises ModelError if a weight is missing, damaged or of another shape than the config says.
+    """
     read_config(folder)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation=IMPLEMENTATION,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: weights cannot be loaded: {error}") from None
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):  # transformers would fill them with noise
+        raise ModelError(f"{folder}: weights cannot be loaded: {missing[0]} is missing")
     decoder: nn.Module = model.to(device).eval()
     return decoder
 

@@ -221,7 +221,8 @@ def load_network(
     try:
         draft.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ModelError(f"{folder}: draft.safetensors does not fit draft.json: {error}") from None
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{folder}: draft.safetensors does not fit draft.json: {reason}") from None
     draft = draft.to(device=device, dtype=compute_dtype(precision)).eval().requires_grad_(False)
     replace_linears(draft, linear_kind(precision, device))
     draft.split()

@@ -1,0 +1,212 @@
+"""One ragged forward (design D1, D8): the model of `transformers`, and a row's bits its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from s2d_ray.models.attention import Segment, ragged_attention
+from s2d_ray.models.kv_pool import Run
+from s2d_ray.models.loading import linear_kind, load_target_decoder
+from s2d_ray.models.ragged import RaggedModel, packing_keeps_bits
+from tests.tiny import VOCAB_SIZE, threads, tiny_decoder
+
+CPU = torch.device("cpu")
+PACKS = torch.backends.mkldnn.is_available()
+needs_packed_linears = pytest.mark.skipif(not PACKS, reason="this host has no oneDNN")
+families = pytest.mark.parametrize("family", ["llama", "qwen2"])
+
+Pack = Sequence[tuple[int, int]]
+"""One forward: (number of the text, rows of it) in packed order."""
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    with threads(1):
+        yield
+
+
+def make_text(number: int, length: int, vocab_size: int = VOCAB_SIZE) -> list[int]:
+    return [(37 * index + 11 + 29 * number * (index + 1)) % vocab_size for index in range(length)]
+
+
+def reserve(model: RaggedModel, num_tokens: int) -> Run:
+    run = model.pool.allocator.reserve(num_tokens)
+    assert run is not None
+    return run
+
+
+def run_schedule(model: RaggedModel, texts: list[list[int]], packs: Sequence[Pack]) -> list[Tensor]:
+    """Forward after forward; -> logits of every row of every text, [length, vocab] each."""
+    runs = [reserve(model, len(text)) for text in texts]
+    done = [0] * len(texts)
+    rows: list[list[Tensor]] = [[] for _ in texts]
+    for pack in packs:
+        ids: list[int] = []
+        segments = []
+        owners: list[int] = []
+        for number, num_rows in pack:
+            first = done[number]
+            ids += texts[number][first : first + num_rows]
+            segments.append(Segment(runs[number], first, num_rows))
+            owners += [number] * num_rows
+            done[number] += num_rows
+        logits = model.forward(ids, segments, range(len(ids)))
+        for owner, row in zip(owners, logits, strict=True):
+            rows[owner].append(row)
+    assert done == [len(text) for text in texts]
+    return [torch.stack(own) for own in rows]
+
+
+WAYS = ((1, False), (2, True), (4, False), (8, True))
+"""(rows of one forward, whether rows of another text come before them)."""
+
+
+def bits_of(
+    model: RaggedModel, ids: list[int], run: Run, other: Segment, other_ids: list[int], first: int
+) -> Iterator[tuple[str, Tensor]]:
+    """Eight rows from `first` on, computed in every way of WAYS."""
+    for size, with_other in WAYS:
+        neighbours = [other] if with_other else []
+        before = sum(segment.num_rows for segment in neighbours)
+        parts = []
+        for start in range(first, first + 8, size):
+            own = ids[start : start + size]
+            segments = [*neighbours, Segment(run, start, size)]
+            wanted = range(before, before + size)
+            parts.append(model.forward(other_ids[:before] + own, segments, wanted))
+        yield f"rows from {first} by {size}, {before} beside", torch.cat(parts)
+
+
+def assert_rows_keep_their_bits(model: RaggedModel, ids: list[int], firsts: Sequence[int]) -> None:
+    """The rows of one prefill in chunks of 256, against every other way to compute them."""
+    run, beside = reserve(model, len(ids)), reserve(model, 64)
+    other_ids = make_text(5, 40, model.vocab_size)
+    model.forward(other_ids, [Segment(beside, 0, 40)], [0])
+    other = Segment(beside, 33, 5)
+    chunks = []
+    wanted = [row for first in firsts for row in range(first, first + 8)]
+    for start in range(0, len(ids), 256):
+        own = ids[start : start + 256]
+        here = [row - start for row in wanted if start <= row < start + 256]
+        chunks.append(model.forward(own, [Segment(run, start, len(own))], here))
+    whole = dict(zip(sorted(wanted), torch.cat(chunks), strict=True))
+    for first in firsts:
+        expected = torch.stack([whole[row] for row in range(first, first + 8)])
+        for way, logits in bits_of(model, ids, run, other, other_ids[33:38], first):
+            assert torch.equal(logits, expected), way
+
+
+SCHEDULES: dict[str, list[Pack]] = {
+    "prefill": [[(0, 150)], [(1, 90)]],
+    "chunked prefill": [*([(0, n)] for n in (37, 64, 1, 48)), *([(1, n)] for n in (64, 26))],
+    "decode": [[(0, 120)], [(1, 60)], *([(0, 1), (1, 1)] for _ in range(30))],
+    "interleaved": [[(0, 30), (1, 5)], [(1, 60), (0, 1)], [(0, 100), (1, 9)], [(1, 16), (0, 19)]],
+}
+
+
+@families
+@pytest.mark.parametrize(("stock_attention", "tolerance"), [("sdpa", 1e-9), ("eager", 1e-5)])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.usefixtures("one_thread")
+def test_the_ragged_forward_is_the_stock_transformers_forward(
+    family: str, stock_attention: str, tolerance: float, schedule: str
+) -> None:
+    """In float64 all logits of two texts are within 1e-9 of those that the unpatched model gives
+    to each alone, however their rows are packed and whatever an earlier text left in the pool.
+    (The eager softmax is float32 even in a float64 model, hence its tolerance.)"""
+    texts = [make_text(0, 150), make_text(1, 90)]
+    model = RaggedModel(tiny_decoder(family), 512)
+    dirt = reserve(model, 512)
+    model.forward(make_text(3, 512), [Segment(dirt, 0, 512)], [0])
+    model.pool.allocator.release(dirt)
+    stock = tiny_decoder(family, attention=stock_attention)
+    packed = run_schedule(model, texts, SCHEDULES[schedule])
+    for text, logits in zip(texts, packed, strict=True):
+        alone = stock(input_ids=torch.tensor([text]), use_cache=False).logits[0]
+        assert torch.allclose(logits, alone, rtol=0, atol=tolerance)
+
+
+@families
+@pytest.mark.usefixtures("one_thread")
+def test_rewritten_rows_forget_a_rejected_guess(family: str) -> None:
+    """After a rejection the next round writes over the guesses: nothing of them is left."""
+    text = make_text(0, 80)
+    model = RaggedModel(tiny_decoder(family), 128)
+    run = reserve(model, 80)
+    model.forward(text[:62], [Segment(run, 0, 62)], [0])
+    model.forward([1, 2, 3, 4, 5], [Segment(run, 62, 5)], [0])
+    logits = model.forward(text[62:], [Segment(run, 62, 18)], range(18))
+    stock = tiny_decoder(family, attention="sdpa")
+    alone = stock(input_ids=torch.tensor([text]), use_cache=False).logits[0, 62:]
+    assert torch.allclose(logits, alone, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("argument", ["sliding_window", "softcap", "s_aux"])
+def test_attention_arguments_that_would_be_ignored_are_refused(argument: str) -> None:
+    """An argument with a meaning must never be dropped silently: the text would be wrong."""
+    nothing: Any = None
+    with pytest.raises(NotImplementedError, match=argument):
+        ragged_attention(
+            nothing, nothing, nothing, nothing, None, scaling=1.0, ragged=nothing, **{argument: 4}
+        )
+
+
+@needs_packed_linears
+@families
+@pytest.mark.usefixtures("one_thread")
+def test_a_row_has_the_same_bits_alone_and_packed(family: str) -> None:
+    """Zero tolerance in float32: across a border of 64 positions and beyond 512 and 1,024 keys.
+    So a text does not depend on who else is served, nor on how many tokens were guessed."""
+    model = RaggedModel(tiny_decoder(family, torch.float32, 2, linear="packed"), 1_280)
+    assert_rows_keep_their_bits(model, make_text(0, 1_100), (60, 508, 520, 1_020, 1_030))
+
+
+@needs_packed_linears
+@pytest.mark.usefixtures("one_thread")
+def test_a_row_of_the_real_model_has_the_same_bits_alone_and_packed(smollm2: Path) -> None:
+    """The same on the quickstart's weights, at their real shapes."""
+    decoder = load_target_decoder(smollm2, "float32", CPU)
+    model = RaggedModel(decoder, 1_280)
+    ids = make_text(0, 1_040, model.vocab_size)
+    assert_rows_keep_their_bits(model, ids, (60, 516, 1_020))
+
+
+@needs_packed_linears
+@families
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_the_load_time_check_claims_bits_for_packed_linears_on_any_number_of_threads(
+    family: str, num_threads: int
+) -> None:
+    """What /health reports of this host, and that the check gives its cache back."""
+    with threads(num_threads):
+        model = RaggedModel(tiny_decoder(family, torch.float32, linear="packed"), 512)
+        assert packing_keeps_bits(model)
+    assert model.pool.allocator.num_free_blocks == model.pool.allocator.num_blocks
+
+
+def test_the_load_time_check_claims_no_bits_for_linears_that_mix_rows() -> None:
+    """A linear layer with one scale per batch makes a row depend on its neighbours; the check
+    must see it. (On a host without oneDNN the stock layers are in this place.)"""
+
+    class PerBatch(torch.nn.Linear):
+        def forward(self, rows: Tensor) -> Tensor:
+            scale = rows.abs().amax() / 127
+            return super().forward(torch.round(rows / scale) * scale)
+
+    decoder = tiny_decoder(dtype=torch.float32)
+    gate = decoder.model.layers[0].mlp.gate_proj
+    gate.__class__ = PerBatch
+    assert not packing_keeps_bits(RaggedModel(decoder, 512))
+
+
+def test_a_host_without_onednn_gets_portable_linears(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed linears are the claim's foundation; where they are missing nothing is claimed."""
+    assert linear_kind("float32", CPU) == ("packed" if PACKS else "portable")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert linear_kind("float32", CPU) == "portable"

@@ -1,0 +1,120 @@
+"""Sampling: top-k and top-p ban what a plain reference bans, and what `transformers` bans."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import TopKLogitsWarper, TopPLogitsWarper
+
+from s2d_ray.core.sampling import keep_top_k, keep_top_p, process_logits
+
+NO_IDS = torch.zeros(1, 0, dtype=torch.int64)
+# Multiples of 1/4, so that ties are common.
+tied_logits = st.lists(st.integers(-12, 12).map(lambda n: n / 4), min_size=1, max_size=30)
+different_logits = st.lists(
+    st.integers(-48, 48).map(lambda n: n / 8), min_size=2, max_size=60, unique=True
+)
+top_ps = st.floats(0.01, 0.99)
+
+
+def allowed(logits: Tensor) -> set[int]:
+    return set(torch.nonzero(torch.isfinite(logits)).flatten().tolist())
+
+
+def reference_top_k(logits: list[float], top_k: int) -> set[int]:
+    """Ids with fewer than k better ones."""
+    return {
+        token
+        for token, own in enumerate(logits)
+        if sum(other > own for other in logits) < top_k or top_k <= 0
+    }
+
+
+def reference_top_p(logits: list[float], temperature: float, top_p: float) -> tuple[set[int], bool]:
+    """Ids with less than `top_p` of mass before them, and whether rounding decides for one.
+
+    Before an id come the likelier ids and the equal ones with lower numbers.
+    """
+    weights = [math.exp(logit / temperature) for logit in logits]
+    total = math.fsum(weights)
+    order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))
+    kept, near = set(), False
+    for place, token in enumerate(order):
+        before = math.fsum(weights[t] for t in order[:place]) / total
+        near |= abs(before - top_p) < 1e-9
+        if before < top_p or place == 0:
+            kept.add(token)
+    return kept, near
+
+
+@settings(deadline=None, max_examples=200)
+@given(tied_logits, st.integers(-1, 35))
+def test_top_k_keeps_the_ids_with_fewer_than_k_better_ones(logits: list[float], top_k: int) -> None:
+    """Ties with the k-th stay: which of two equal ids is banned would depend on a sort."""
+    row = torch.tensor(logits, dtype=torch.float64)
+    kept = keep_top_k(row, top_k)
+    assert allowed(kept) == reference_top_k(logits, top_k)
+    assert all(kept[token] == row[token] for token in allowed(kept))
+
+
+@settings(deadline=None, max_examples=200)
+@given(tied_logits, st.sampled_from([0.5, 0.7, 1.0, 1.6]), top_ps)
+def test_top_p_keeps_the_smallest_set_of_likeliest_ids_that_reaches_p(
+    logits: list[float], temperature: float, top_p: float
+) -> None:
+    """Against sums of sorted weights in plain Python; among equal ids the lower numbers stay."""
+    kept, near = reference_top_p(logits, temperature, top_p)
+    row = torch.tensor(logits, dtype=torch.float64)
+    if not near:
+        assert allowed(keep_top_p(row, temperature, top_p)) == kept
+
+
+@settings(deadline=None, max_examples=100)
+@given(different_logits, st.integers(1, 70), st.sampled_from([0.5, 1.0, 1.6]), top_ps)
+def test_top_k_and_top_p_equal_those_of_transformers(
+    logits: list[float], top_k: int, temperature: float, top_p: float
+) -> None:
+    """The usual implementation, applied to logits / T in the usual order, bans the same ids. (It
+    leaves open which of equal ids top-p bans, hence different logits.)"""
+    row = torch.tensor(logits, dtype=torch.float64)
+    scaled = (row / temperature)[None]
+    by_k = TopKLogitsWarper(top_k)(NO_IDS, scaled)
+    assert allowed(keep_top_k(row, top_k)) == allowed(by_k[0])
+    survivors = [logits[token] for token in sorted(allowed(by_k[0]))]
+    if not reference_top_p(survivors, temperature, top_p)[1]:
+        both = TopPLogitsWarper(top_p)(NO_IDS, by_k)
+        assert allowed(process_logits(row, temperature, top_k, top_p)) == allowed(both[0])
+
+
+@settings(deadline=None)
+@given(
+    tied_logits, st.integers(0, 5), st.floats(0.01, 1.0), st.sampled_from([0.0, 1e-38, 0.7, 1.0])
+)
+def test_the_best_id_always_survives(
+    logits: list[float], top_k: int, top_p: float, temperature: float
+) -> None:
+    """No setting can ban everything, so a draw always exists, also at a temperature near 0."""
+    row = torch.tensor(logits, dtype=torch.float32)
+    processed = process_logits(row, temperature, top_k, top_p)
+    assert int(torch.argmax(processed)) == int(torch.argmax(row))
+    if temperature == 0.0:
+        assert torch.equal(processed, row)
+
+
+def test_the_processors_do_not_write_into_the_logits_they_are_given() -> None:
+    """Logits are rows of one shared result of a forward."""
+    row = torch.tensor([3.0, 1.0, 2.0, 0.0])
+    process_logits(row, 1.0, 2, 0.5)
+    assert row.tolist() == [3.0, 1.0, 2.0, 0.0]
+
+
+@pytest.mark.parametrize("top_p", [1.0, 1.5])
+def test_top_p_of_one_bans_nothing(top_p: float) -> None:
+    """A row whose softmax sums to a hair under 1 keeps its tail."""
+    row = torch.linspace(-40, 0, 1000)
+    assert torch.equal(keep_top_p(row, 1.0, top_p), row)

@@ -1,0 +1,118 @@
+"""The KV pool: runs never overlap, gaps join, and a decode step moves only its own rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from s2d_ray.models.attention import Segment
+from s2d_ray.models.kv_pool import BLOCK, KVPool, Run, RunAllocator
+from s2d_ray.models.ragged import RaggedModel
+from tests.tiny import tiny_decoder
+
+CPU = torch.device("cpu")
+NUM_BLOCKS = 12
+
+
+class AllocatorMachine(RuleBasedStateMachine):
+    """Any order of reservations and releases, against the set of blocks in use."""
+
+    runs = Bundle("runs")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allocator = RunAllocator(NUM_BLOCKS * BLOCK + 5)
+        self.held: list[Run] = []
+
+    @staticmethod
+    def blocks(run: Run) -> set[int]:
+        return set(range(run.start // BLOCK, (run.start + run.num_slots) // BLOCK))
+
+    def free(self) -> set[int]:
+        return set(range(NUM_BLOCKS)).difference(*(self.blocks(run) for run in self.held))
+
+    def longest_gap(self) -> int:
+        free, longest = self.free(), 0
+        for start in free:
+            length = 0
+            while start + length in free:
+                length += 1
+            longest = max(longest, length)
+        return longest
+
+    @rule(target=runs, num_tokens=st.integers(0, (NUM_BLOCKS + 2) * BLOCK))
+    def reserve(self, num_tokens: int) -> Run | None:
+        wanted = max(1, -(-num_tokens // BLOCK))
+        run = self.allocator.reserve(num_tokens)
+        assert (run is not None) == (wanted <= self.longest_gap())
+        if run is not None:
+            assert run.start % BLOCK == 0
+            assert run.num_slots == wanted * BLOCK >= num_tokens
+            assert self.blocks(run) <= self.free()
+            self.held.append(run)
+        return run
+
+    @rule(run=consumes(runs))
+    def release(self, run: Run | None) -> None:
+        if run is not None:
+            self.held.remove(run)
+            self.allocator.release(run)
+
+    @rule(num_tokens=st.integers(0, (NUM_BLOCKS + 2) * BLOCK))
+    def fits(self, num_tokens: int) -> None:
+        assert self.allocator.fits(num_tokens) == (num_tokens <= NUM_BLOCKS * BLOCK)
+
+    @invariant()
+    def counts_its_free_blocks(self) -> None:
+        assert self.allocator.num_free_blocks == len(self.free())
+
+
+# Runs never overlap, a run is refused only if no gap is long enough, and released gaps join: the
+# longest gap that the allocator serves is always the longest there is.
+AllocatorMachine.TestCase.settings = settings(max_examples=60, deadline=None)
+TestAllocator = AllocatorMachine.TestCase
+
+
+def test_what_is_written_is_viewed_and_a_view_is_no_copy() -> None:
+    """Attention reads a run in place: a view shares the pool's memory and sees later writes."""
+    pool = KVPool(2, 3, 8, 256, torch.float32, CPU)
+    run = pool.allocator.reserve(100)
+    assert run is not None
+    keys, values = torch.randn(3, 5, 8), torch.randn(3, 5, 8)
+    before, _ = pool.view(1, run.start, 64)
+    pool.write(1, run.start + 20, keys, values)
+    seen_keys, seen_values = pool.view(1, run.start, 64)
+    assert torch.equal(seen_keys[:, 20:25], keys)
+    assert torch.equal(seen_values[:, 20:25], values)
+    assert before.data_ptr() == seen_keys.data_ptr()
+    assert torch.equal(before, seen_keys)
+    other_layer, _ = pool.view(0, run.start, 64)
+    assert not other_layer.any()
+
+
+@pytest.mark.parametrize("num_sequences", [1, 3])
+def test_the_bytes_a_decode_step_writes_do_not_depend_on_the_context(num_sequences: int) -> None:
+    """A step at 900 positions moves as much as one at 10: keys and values of its own rows."""
+    model = RaggedModel(tiny_decoder(layers=2), 4_096)
+    runs = [model.pool.allocator.reserve(1_000) for _ in range(num_sequences)]
+    written = []
+    for position in (10, 63, 64, 500, 900):
+        before = model.pool.bytes_written
+        segments = [Segment(run, position, 1) for run in runs if run is not None]
+        model.forward([1] * num_sequences, segments, [0])
+        written.append(model.pool.bytes_written - before)
+    layers, kv_heads, head_dim, float64_bytes = 2, 2, 16, 8
+    assert written == [2 * layers * kv_heads * head_dim * float64_bytes * num_sequences] * 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_an_unwritten_pool_is_zero_in_every_dtype(dtype: torch.dtype) -> None:
+    """Masked keys meet finite numbers, never leftovers that could be NaN."""
+    pool = KVPool(1, 2, 4, 128, dtype, CPU)
+    keys, values = pool.view(0, 0, 128)
+    assert keys.dtype == values.dtype == dtype
+    assert not keys.any()
+    assert not values.any()
