@@ -8,7 +8,7 @@ between steps.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from s2d_ray.core.coupling import perturbed_scores
-from s2d_ray.engine.draft_session import DraftSession
+from s2d_ray.engine.draft_session import DraftSession, SessionCache, SessionKey
 from s2d_ray.engine.protocol import ProposeCall, ProposeReply, ProposeRow, RowReply, RowStatus
 from s2d_ray.models.attention import Segment
 from s2d_ray.models.kv_pool import KVPool
@@ -25,8 +25,8 @@ from s2d_ray.models.kv_pool import KVPool
 WARM_EVERY = 4
 """With active rows, one step in this many prefills instead of drafting."""
 
-SessionKey = tuple[str, str]
-"""(replica, draft session): replicas cannot reach each other's sessions."""
+MAX_REPLICAS = 4_096
+"""Replica lives whose last call number is remembered."""
 
 
 class Network(Protocol):
@@ -107,13 +107,13 @@ class DraftEngine:
         self._prefill_chunk = prefill_chunk
         self._max_debt = max_debt
         self._idle_s = idle_s
-        self._sessions: OrderedDict[SessionKey, DraftSession] = OrderedDict()
+        self.counters: Counter[str] = Counter()
+        self._sessions = SessionCache(network.pool.allocator, self._num_groups, self.counters)
         self._warming: deque[SessionKey] = deque()
         self._calls: list[_Call] = []
         self._last_call: dict[str, int] = {}
         self._step_cost_s = 0.0
         self._steps_since_warm = 0
-        self.counters: Counter[str] = Counter()
 
     @property
     def num_sessions(self) -> int:
@@ -132,9 +132,11 @@ class DraftEngine:
             self._calls.append(_Call(call.replica, call.call_no, [], []))
             return
         self._last_call[call.replica] = call.call_no
+        if len(self._last_call) > MAX_REPLICAS:
+            self._last_call.pop(next(iter(self._last_call)))
         self._abandon_older(call.replica)
         for draft_session in call.closed:
-            self._drop((call.replica, draft_session))
+            self._sessions.drop((call.replica, draft_session))
         admitted = _Call(call.replica, call.call_no, [], [])
         # Known from the first row on, so that a later row cannot evict an earlier one's session.
         self._calls.append(admitted)
@@ -186,10 +188,7 @@ class DraftEngine:
 
     def expire(self, now_s: float) -> None:
         """Drop sessions unused for `idle_s`."""
-        for key, session in list(self._sessions.items()):
-            if now_s - session.last_used_s > self._idle_s and key not in self._in_use():
-                self._drop(key)
-                self.counters["expired_sessions"] += 1
+        self._sessions.expire(now_s - self._idle_s, self._in_use())
 
     # Admission -----------------------------------------------------------------------------------
 
@@ -197,19 +196,17 @@ class DraftEngine:
         self, replica: str, request: ProposeRow, deadline_s: float, now_s: float
     ) -> _Row | RowReply:
         key = (replica, request.draft_session)
-        session = self._sessions.get(key)
+        session = self._sessions.use(key, now_s)
         if session is not None and request.max_length > session.run.num_slots:
-            self._drop(key)
+            self._sessions.drop(key)
             session = None
         held = len(session.ids) if session else 0
-        if request.base > held:
+        if request.base > held or request.at_length == 0:
             return self._answer(request, RowStatus.NEEDS, held)
-        session = session or self._open(key, request.max_length, now_s)
+        session = session or self._sessions.open(key, request.max_length, now_s, self._in_use())
         if session is None:
             return self._answer(request, RowStatus.BUSY)
         session.commit(request.base, request.token_ids)
-        session.last_used_s = now_s
-        self._sessions.move_to_end(key)
         if session.digest_at(request.at_length) != request.digest:
             session.truncate(0)
             return self._answer(request, RowStatus.NEEDS)
@@ -223,37 +220,8 @@ class DraftEngine:
     def _answer(request: ProposeRow, status: RowStatus, needs_from: int = 0) -> RowReply:
         return RowReply(request.draft_session, request.at_length, status, needs_from=needs_from)
 
-    def _open(self, key: SessionKey, max_length: int, now_s: float) -> DraftSession | None:
-        allocator = self._network.pool.allocator
-        if not allocator.fits(max_length):
-            return None
-        while (run := allocator.reserve(max_length)) is None:
-            if not self._evict_one():
-                return None
-        self._sessions[key] = DraftSession(self._num_groups, run, now_s)
-        self.counters["opened_sessions"] += 1
-        return self._sessions[key]
-
-    def _evict_one(self) -> bool:
-        """Drop the session unused for longest that no active row holds."""
-        in_use = self._in_use()
-        for key in self._sessions:
-            if key not in in_use:
-                self._drop(key)
-                self.counters["evicted_sessions"] += 1
-                return True
-        return False
-
     def _in_use(self) -> set[SessionKey]:
         return {row.key for call in self._calls for row in call.rows if not row.done}
-
-    def _drop(self, key: SessionKey) -> None:
-        session = self._sessions.pop(key, None)
-        if session is None:
-            return
-        self._network.pool.allocator.release(session.run)
-        if key in self._warming:
-            self._warming.remove(key)
 
     # Work ----------------------------------------------------------------------------------------
 
@@ -329,8 +297,10 @@ class DraftEngine:
 
     def _warm_step(self) -> None:
         """Run one chunk of one warming session through every layer group."""
-        key = self._warming[0]
-        session = self._sessions[key]
+        session = self._sessions.get(self._warming[0])
+        if session is None:  # dropped while it waited
+            self._warming.popleft()
+            return
         self.counters["warm_steps"] += 1
         end = len(session.ids) - 1
         target = min(end, session.fill[-1] + self._prefill_chunk)

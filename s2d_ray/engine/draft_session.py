@@ -1,11 +1,15 @@
-"""One draft session: the ids of a text and how far each layer group has computed them."""
+"""Draft sessions: the ids of a text, how far each layer group has computed them, and the cache."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Sequence
 
 from s2d_ray.engine.protocol import EMPTY_DIGEST, extend_digest
-from s2d_ray.models.kv_pool import Run
+from s2d_ray.models.kv_pool import Run, RunAllocator
+
+SessionKey = tuple[str, str]
+"""(replica, draft session): replicas cannot reach each other's sessions."""
 
 
 class DraftSession:
@@ -55,3 +59,57 @@ class DraftSession:
     def debt(self, group: int) -> int:
         """Positions a group must run before it can score the last id."""
         return len(self.ids) - self.fill[group]
+
+
+class SessionCache:
+    """All draft sessions, least recently used first. Any of them may vanish at any time."""
+
+    def __init__(self, allocator: RunAllocator, num_groups: int, counters: Counter[str]) -> None:
+        self._allocator = allocator
+        self._num_groups = num_groups
+        self._counters = counters
+        self._sessions: OrderedDict[SessionKey, DraftSession] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def get(self, key: SessionKey) -> DraftSession | None:
+        """The session, if it is still there."""
+        return self._sessions.get(key)
+
+    def use(self, key: SessionKey, now_s: float) -> DraftSession | None:
+        """The session, now the most recently used one."""
+        session = self._sessions.get(key)
+        if session is not None:
+            session.last_used_s = now_s
+            self._sessions.move_to_end(key)
+        return session
+
+    def open(
+        self, key: SessionKey, max_length: int, now_s: float, in_use: Collection[SessionKey]
+    ) -> DraftSession | None:
+        """A new session, evicting others that are not in use; None if they leave no room."""
+        if not self._allocator.fits(max_length):
+            return None
+        while (run := self._allocator.reserve(max_length)) is None:
+            oldest = next((other for other in self._sessions if other not in in_use), None)
+            if oldest is None:
+                return None
+            self.drop(oldest)
+            self._counters["evicted_sessions"] += 1
+        self._sessions[key] = DraftSession(self._num_groups, run, now_s)
+        self._counters["opened_sessions"] += 1
+        return self._sessions[key]
+
+    def drop(self, key: SessionKey) -> None:
+        """Forget a session, if it is there; its run is free at once."""
+        session = self._sessions.pop(key, None)
+        if session is not None:
+            self._allocator.release(session.run)
+
+    def expire(self, oldest_s: float, in_use: Collection[SessionKey]) -> None:
+        """Forget sessions last used before `oldest_s`."""
+        for key, session in list(self._sessions.items()):
+            if session.last_used_s < oldest_s and key not in in_use:
+                self.drop(key)
+                self._counters["expired_sessions"] += 1
