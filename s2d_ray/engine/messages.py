@@ -67,7 +67,7 @@ class TokenTrace:
 
 @dataclass(frozen=True)
 class Usage:
-    """Counts of one request. Dropped tokens after the end count nowhere."""
+    """Counts of one request. What a round holds behind the end is neither completed nor accepted."""
 
     prompt_tokens: int
     completion_tokens: int = 0

@@ -290,5 +290,5 @@ class TargetEngine:
         if sequence.run is not None:
             self._allocator.release(sequence.run)
             sequence.run = None
-            if sequence.draft_base > 0:
+            if sequence.decoding and sequence.request.mode is not Mode.OFF:
                 self._closed.append(sequence.request.request_id)

@@ -80,8 +80,10 @@ def test_eight_streams_end_with_the_same_text_when_the_draft_is(
     running.join()
     assert [ids_of(reply) for reply in replies] == plain_ids
     service.wait_until(
-        lambda: service.health()["draft"].get("num_starts", 0) > starts
-        and bool(service.health()["draft"].get("alive")),
+        lambda: (
+            service.health()["draft"].get("num_starts", 0) > starts
+            and bool(service.health()["draft"].get("alive"))
+        ),
         "a new draft",
     )
     service.wait_for_draft()

@@ -23,9 +23,7 @@ def test_the_openai_client_gets_paris_whole_and_streamed(service: Service, targe
         **ask, stream=True, stream_options={"include_usage": True}
     )
     chunks = list(stream)
-    joined = "".join(
-        choice.delta.content or "" for chunk in chunks for choice in chunk.choices
-    )
+    joined = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
     assert "Paris" in joined
     assert joined == whole.choices[0].message.content
     assert whole.choices[0].finish_reason == "stop"

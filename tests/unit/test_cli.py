@@ -225,6 +225,11 @@ def test_the_greeting_names_url_curl_chat_and_stop(
     monkeypatch.setattr(launcher.sys, "argv", [os.path.abspath(".venv/bin/s2d")])
     s2d = "s2d" if on_path else ".venv/bin/s2d"
     text = launcher.greeting("http://127.0.0.1:8001", "small")
-    for part in ("ready at http://127.0.0.1:8001", "curl http", f"{s2d} chat --url", f"`{s2d} stop`"):
+    for part in (
+        "ready at http://127.0.0.1:8001",
+        "curl http",
+        f"{s2d} chat --url",
+        f"`{s2d} stop`",
+    ):
         assert part in text
     assert '"model": "small"' in text
