@@ -67,7 +67,7 @@ class TokenTrace:
 
 @dataclass(frozen=True)
 class Usage:
-    """Counts of one request. What a round holds behind the end is neither completed nor accepted."""
+    """Counts of one request. Tokens behind its end are neither completed nor accepted."""
 
     prompt_tokens: int
     completion_tokens: int = 0

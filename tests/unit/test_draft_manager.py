@@ -86,7 +86,7 @@ def test_a_draft_in_trouble_is_killed_and_another_made(killed: list[Any], troubl
 
     async def live() -> DraftLink:
         manager = DraftManager(CONFIG, create)
-        link = await _first_link(manager)
+        await _first_link(manager)
         while len(made) < 3:  # a stuck draft may be seen alive for a moment
             await asyncio.sleep(0.001)
             await _first_link(manager)
