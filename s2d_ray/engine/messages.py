@@ -37,7 +37,10 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """One chat completion, checked, on its way to a target replica."""
+    """One chat completion, checked, on its way to a target replica.
+
+    request_id is unique among all requests: it names the sequence and its draft session.
+    """
 
     request_id: str
     messages: tuple[dict[str, str], ...]

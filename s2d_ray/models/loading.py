@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.utils.logging import disable_progress_bar
 
 from s2d_ray.config import Device, Precision
 from s2d_ray.errors import ModelError
@@ -61,6 +62,7 @@ def load_decoder(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.M
     Raises ModelError if a weight is missing, damaged or of another shape than the config says.
     """
     read_config(folder)
+    disable_progress_bar()  # it would write into the log of a replica
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from s2d_ray.config import TargetConfig
@@ -70,8 +70,6 @@ class TargetReplica:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Serve one request. Closing the generator frees its sequence before the next round."""
-        # Two clients may send the same x-request-id; inside, names must differ.
-        request = replace(request, request_id=f"{request.request_id}/{uuid.uuid4().hex}")
         try:
             prompt_ids = await asyncio.to_thread(self._target.text.encode_chat, request.messages)
         except RequestError as error:
