@@ -16,7 +16,6 @@ from s2d_ray.errors import ModelError
 from s2d_ray.models import draft_files
 from s2d_ray.models.loading import choose_device, load_target_decoder
 from s2d_ray.models.ragged import RaggedModel, packing_keeps_bits
-from s2d_ray.models.sorted_draft import load_network
 from s2d_ray.models.text import Text, TextStream
 
 
@@ -73,7 +72,7 @@ def make_draft(config: DraftConfig, folder: Path, *, turn: Turn = nullcontext) -
     """Load a sorted draft. Raises ModelError naming what cannot be used."""
     card = draft_files.read_card(folder)
     device = choose_device(config.device)
-    network = load_network(folder, config.precision, device, config.cache_tokens)
+    network = draft_files.load_network(folder, config.precision, device, config.cache_tokens)
     engine = DraftEngine(
         network,
         card.eos_token_ids,

@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 
-from s2d_ray.config import DraftConfig
+from s2d_ray.config import DraftConfig, Precision
 from s2d_ray.errors import ModelError
 from s2d_ray.models import sources, text
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig
 
-    from s2d_ray.models.sorted_draft import SortedDraft
+    from s2d_ray.models.sorted_draft import DraftNetwork, SortedDraft
 
 FORMAT = 1
 
@@ -66,19 +65,44 @@ def read_card(folder: Path) -> DraftCard:
     return card
 
 
-def read(folder: Path) -> tuple[DraftCard, PretrainedConfig, dict[str, torch.Tensor]]:
-    """Card, base config and tensors of a saved draft. Raises ModelError."""
+def read(folder: Path) -> tuple[DraftCard, SortedDraft]:
+    """A saved draft as it was written. Raises ModelError if a file is missing, wrong or refused."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from s2d_ray.models.loading import read_config
+    from s2d_ray.models.sorted_draft import SortedDraft
 
     card = read_card(folder)
     try:
         tensors = load_file(folder / "draft.safetensors")
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{folder}/draft.safetensors: cannot be read: {error}") from None
-    return card, read_config(folder), tensors
+    draft = SortedDraft(read_config(folder), card.exit_layers, card.head_size)
+    try:
+        draft.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{folder}: draft.safetensors does not fit draft.json: {reason}") from None
+    return card, draft
+
+
+def load_network(
+    folder: Path, precision: Precision, device: torch.device, cache_tokens: int
+) -> DraftNetwork:
+    """A saved draft, ready to run. Raises ModelError like `read`, or if its family is refused."""
+    from s2d_ray.models.linear import replace_linears
+    from s2d_ray.models.loading import compute_dtype, linear_kind
+    from s2d_ray.models.sorted_draft import DraftNetwork, staged_equals_whole
+
+    _, draft = read(folder)
+    draft = draft.to(device=device, dtype=compute_dtype(precision)).eval().requires_grad_(False)
+    replace_linears(draft, linear_kind(precision, device))
+    draft.split()
+    network = DraftNetwork(draft, cache_tokens)
+    if not staged_equals_whole(network):
+        raise ModelError(f"{folder}: this family's layers cannot be run in groups")
+    return network
 
 
 def write(folder: Path, card: DraftCard, draft: SortedDraft) -> None:

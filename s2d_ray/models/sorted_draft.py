@@ -11,20 +11,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig
 
-from s2d_ray.config import Precision
 from s2d_ray.errors import ModelError
-from s2d_ray.models import draft_files
 from s2d_ray.models.attention import IMPLEMENTATION, RaggedBatch, Segment
 from s2d_ray.models.kv_pool import BLOCK, KVPool, lazy_zeros
-from s2d_ray.models.linear import replace_linears
-from s2d_ray.models.loading import compute_dtype, linear_kind
 from s2d_ray.models.ragged import make_pool, row_positions
 
 
@@ -210,23 +205,3 @@ def cut_draft(base: nn.Module, head_ids: Sequence[int], exit_layers: Sequence[in
 def _beyond(key: str, num_layers: int) -> bool:
     parts = key.split(".")
     return parts[0] == "layers" and int(parts[1]) >= num_layers
-
-
-def load_network(
-    folder: Path, precision: Precision, device: torch.device, cache_tokens: int
-) -> DraftNetwork:
-    """A saved draft, ready to run. Raises ModelError if a file is missing, wrong or refused."""
-    card, config, tensors = draft_files.read(folder)
-    draft = SortedDraft(config, card.exit_layers, card.head_size)
-    try:
-        draft.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{folder}: draft.safetensors does not fit draft.json: {reason}") from None
-    draft = draft.to(device=device, dtype=compute_dtype(precision)).eval().requires_grad_(False)
-    replace_linears(draft, linear_kind(precision, device))
-    draft.split()
-    network = DraftNetwork(draft, cache_tokens)
-    if not staged_equals_whole(network):
-        raise ModelError(f"{folder}: this family's layers cannot be run in groups")
-    return network

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from s2d_ray.errors import ModelError
 from s2d_ray.models import draft_files
 from s2d_ray.models.attention import Segment
-from s2d_ray.models.draft_files import DraftCard
+from s2d_ray.models.draft_files import DraftCard, load_network
 from s2d_ray.models.linear import replace_linears
 from s2d_ray.models.loading import linear_kind
 from s2d_ray.models.ragged import RaggedModel
 from s2d_ray.models.sorted_draft import (
     DraftNetwork,
     cut_draft,
-    load_network,
     staged_equals_whole,
 )
 from tests.tiny import EOS, VOCAB_SIZE, threads, tiny_decoder, tiny_draft_network

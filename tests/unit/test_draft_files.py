@@ -15,8 +15,13 @@ from tokenizers import Tokenizer
 from s2d_ray.config import DraftConfig
 from s2d_ray.errors import ModelError
 from s2d_ray.models import draft_files, sources
-from s2d_ray.models.draft_files import DraftCard, ensure_draft, read_card, trimmed_ids
-from s2d_ray.models.sorted_draft import load_network
+from s2d_ray.models.draft_files import (
+    DraftCard,
+    ensure_draft,
+    load_network,
+    read_card,
+    trimmed_ids,
+)
 from s2d_ray.models.text import fingerprint_of
 from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint
 
