@@ -30,6 +30,14 @@ def url(backend: FakeBackend) -> Iterator[str]:
         yield found
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_interrupts() -> Iterator[None]:
+    """A shell starts background jobs with SIGINT ignored; here Ctrl-C must mean Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def type_lines(monkeypatch: pytest.MonkeyPatch, lines: Sequence[str]) -> None:
     """Make `input` return `lines`, then Ctrl-D."""
     left = list(lines)
@@ -51,7 +59,7 @@ def interrupt_at_hang(backend: FakeBackend) -> None:
         backend.hanging.wait(30)
         backend.script = TRACED_SCRIPT
         # The client may still be taking in the text before the silence.
-        backend.closed.wait(0.3)
+        backend.closed.wait(2)
         signal.pthread_kill(main, signal.SIGINT)
 
     threading.Thread(target=press).start()
