@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from s2d_ray.models.sources import resolve
-from s2d_ray.models_cli import QUICKSTART
+# Before anything loads torch: target and draft loops share the cores here, and OpenMP threads that
+# spin while they wait would take them from each other. Ray would set one thread without the first.
+os.environ |= {
+    "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "HF_HUB_OFFLINE": "1",
+}
+
+from s2d_ray.models.sources import resolve  # noqa: E402  (the variables come first)
+from s2d_ray.models_cli import QUICKSTART  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -184,6 +184,7 @@ def start_ray(temp_dir: Path) -> None:
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
             configure_logging=False,
+            _node_ip_address="127.0.0.1",  # else Ray's own ports listen on the network
             _temp_dir=str(temp_dir),
         )
     except Exception as error:

@@ -16,9 +16,6 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_DEDUP_LOGS": "1",
-    "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "HF_HUB_OFFLINE": "1",
 }
 os.environ.pop("RAY_ADDRESS", None)
 

@@ -16,7 +16,7 @@ from s2d_ray.serve import deploy
 from tests.serve.service import PROMPTS, TARGETS, Ask, Service, ids_of
 
 ASKS = [
-    Ask(TARGETS[index % 2], prompt, "force", 0.8, seed=200 + index, max_tokens=32)
+    Ask(TARGETS[index % 2], prompt, "force", 0.8, seed=200 + index, max_tokens=24)
     for index, prompt in enumerate(PROMPTS)
 ]
 

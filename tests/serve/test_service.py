@@ -31,19 +31,16 @@ def test_the_openai_client_gets_paris_whole_and_streamed(service: Service, targe
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_a_seed_gives_one_text_whatever_the_mode_and_the_load(
-    service: Service, temperature: float
-) -> None:
+def test_a_seed_gives_one_text_whatever_the_mode_and_the_load(service: Service) -> None:
     """Alone and plain, or among eight and forced: the ids are equal, and drafting did happen."""
     asks = [
-        Ask(TARGETS[index % 2], prompt, temperature=temperature, seed=100 + index)
+        Ask(TARGETS[index % 2], prompt, temperature=(0.0, 0.8)[index // 4], seed=100 + index)
         for index, prompt in enumerate(PROMPTS)
     ]
-    alone = [service.ask(ask) for ask in asks[:4]]
+    alone = [service.ask(ask) for ask in asks[3:5]]
     plain = service.ask_all(asks)
     forced = service.ask_all([dataclasses.replace(ask, mode="force") for ask in asks])
-    assert [ids_of(reply) for reply in alone] == [ids_of(reply) for reply in plain[:4]]
+    assert [ids_of(reply) for reply in alone] == [ids_of(reply) for reply in plain[3:5]]
     assert [ids_of(reply) for reply in forced] == [ids_of(reply) for reply in plain]
     assert [text_of(reply) for reply in forced] == [text_of(reply) for reply in plain]
     for reply in forced:
@@ -71,7 +68,7 @@ def test_the_draft_batches_rows_of_both_targets(service: Service) -> None:
     """One draft step serves rows of both replicas, and more than 1.5 rows on average."""
     before = service.health()["draft"]["counters"]
     service.ask_all(
-        [Ask(TARGETS[i % 2], p, mode="force", temperature=1.0) for i, p in enumerate(PROMPTS)]
+        [Ask(TARGETS[i % 2], p, "force", 1.0, max_tokens=12) for i, p in enumerate(PROMPTS)]
     )
 
     def steps() -> dict[str, int]:
