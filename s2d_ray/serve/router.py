@@ -62,7 +62,7 @@ class Router:
             raise UnknownModel(f"there is no target {target!r}", param="model")
         try:
             handle = self._handle(target_app(target))
-        except Exception:
+        except (RayError, RayServeException):
             raise Unavailable(f"target {target!r} is not deployed yet", code="not_ready") from None
         events = handle.options(stream=True).generate.remote(request)
         try:
