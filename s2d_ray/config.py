@@ -22,7 +22,10 @@ Precision = Literal["float32", "bfloat16", "float16", "int8"]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 MAX_PROPOSAL = 32
-"""Longest proposal a plan may ask for; bounds the rows of one target forward."""
+"""Deepest proposal a plan may ask for; bounds the rows of one target forward."""
+
+MAX_TREE_WIDTH = 8
+"""Most guesses a plan may ask for behind one token."""
 
 
 class Section(BaseModel):
@@ -41,11 +44,22 @@ class PlanConfig(Section):
     stop_threshold: Probability = Field(
         0.0, description="The proposal ends when the product of its confidences falls below this."
     )
-    max_proposal: int = Field(4, ge=0, le=MAX_PROPOSAL, description="Cap on drafted tokens.")
+    max_proposal: int = Field(
+        4, ge=0, le=MAX_PROPOSAL, description="Cap on the depth of a proposal; 0: none are made."
+    )
+    tree_width: int = Field(
+        1, ge=1, le=MAX_TREE_WIDTH, description="Guesses behind each token; 1 is a chain."
+    )
+    tree_depth: int = Field(
+        MAX_PROPOSAL,
+        ge=1,
+        le=MAX_PROPOSAL,
+        description="Levels that have `tree_width` guesses; deeper ones have one.",
+    )
 
     def plan(self) -> Plan:
         """The same plan as the core names it."""
-        return Plan(self.exit_thresholds, self.stop_threshold, self.max_proposal)
+        return Plan(**self.model_dump())
 
 
 class HttpConfig(Section):

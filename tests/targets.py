@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from s2d_ray.core.cascade import Plan
+from s2d_ray.core.params import SamplingParams
 from s2d_ray.engine.messages import (
     Delta,
     Event,
@@ -20,13 +21,13 @@ from s2d_ray.engine.messages import (
     GenerateRequest,
     Mode,
     Refused,
-    SamplingParams,
     Started,
+    TokenPrompt,
     TokenTrace,
     Usage,
 )
 from s2d_ray.engine.protocol import Proposer
-from s2d_ray.engine.target_engine import Limits, TargetEngine
+from s2d_ray.engine.target_batch import Limits, TargetBatch
 from s2d_ray.engine.target_loop import TargetLoop
 from s2d_ray.models.attention import Segment
 from s2d_ray.models.kv_pool import RunAllocator
@@ -48,7 +49,9 @@ class Job:
     mode: Mode = Mode.FORCE
 
     def request(self) -> GenerateRequest:
-        return GenerateRequest(self.name, (), self.sampling, self.plan, self.mode, trace=True)
+        return GenerateRequest(
+            self.name, TokenPrompt(self.prompt_ids), self.sampling, self.plan, self.mode, trace=True
+        )
 
 
 @dataclass
@@ -141,13 +144,13 @@ def make_engine(
     max_batch: int = 8,
     max_waiting: int = 64,
     prefill_chunk: int = 256,
-) -> TargetEngine:
+) -> TargetBatch:
     """A target engine over a model's pool. `text` is anything with a `tokenizer`."""
     limits = Limits(
         max_context, default_max_tokens, max_batch, max_waiting, prefill_chunk, model.vocab_size
     )
     pool = allocator or model.pool.allocator
-    return TargetEngine(limits, pool, eos, lambda stop: TextStream(text, stop), "replica")
+    return TargetBatch(limits, pool, eos, lambda stop: TextStream(text, stop), "replica")
 
 
 def no_draft() -> Scripted:
@@ -172,7 +175,7 @@ def wait_for(clients: Sequence[Client]) -> None:
 
 
 def write(
-    model: Any, engine: TargetEngine, jobs: Sequence[Job], proposer: Proposer | None = None
+    model: Any, engine: TargetBatch, jobs: Sequence[Job], proposer: Proposer | None = None
 ) -> list[Client]:
     """Serve `jobs` together, all queued before the first round. -> their clients, all ended."""
     loop = TargetLoop(engine, model, proposer or no_draft())

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from s2d_ray.bench.exact_cases import NUM_TOKENS, PROMPTS, Outcome, Run
 from s2d_ray.config import AppConfig, DraftConfig
 from s2d_ray.core.cascade import Plan
+from s2d_ray.core.params import SamplingParams
 from s2d_ray.engine.assemble import Target, make_draft, make_target
 from s2d_ray.engine.draft_client import DraftClient
-from s2d_ray.engine.messages import Delta, Event, Finished, GenerateRequest, Refused, SamplingParams
+from s2d_ray.engine.messages import ChatPrompt, Delta, Event, Finished, GenerateRequest, Refused
 from s2d_ray.errors import ConfigError, RunError
 from s2d_ray.models import draft_files, sources
 
@@ -48,11 +49,10 @@ class Writer:
         sampling = SamplingParams(
             run.seed(self._seed), temperature=run.temperature, max_tokens=NUM_TOKENS
         )
-        request = GenerateRequest(
-            f"{run.key}#{self._num_sent}", (), sampling, run.plan or Plan(), run.mode, trace=True
-        )
-        chat = [{"role": "user", "content": PROMPTS[run.prompt]}]
-        self._target.loop.submit(request, self._target.text.encode_chat(chat), publish)
+        prompt = ChatPrompt(({"role": "user", "content": PROMPTS[run.prompt]},))
+        name = f"{run.key}#{self._num_sent}"
+        request = GenerateRequest(name, prompt, sampling, run.plan or Plan(), run.mode, trace=True)
+        self._target.prepare(request)(publish)
 
 
 def _outcome(run: Run, events: Sequence[Event], seconds: float) -> Outcome:

@@ -15,18 +15,26 @@ class Plan:
     exit_thresholds: one per sub-model but the deepest; a row goes deeper while its confidence is
         below the threshold. Missing ones count as 0 (never go deeper), surplus ones are ignored.
     stop_threshold: the proposal ends once the product of confidences along it is below this.
-    max_proposal: cap on drafted tokens per round; 0 means "do not speculate".
+    max_proposal: cap on the depth of a proposal; 0 means "do not speculate".
+    tree_width: guesses per node of the proposal's spine; 1 is a chain.
+    tree_depth: levels of the spine, from the root, that have more than one guess.
     """
 
     exit_thresholds: tuple[float, ...] = (0.5, 0.5)
     stop_threshold: float = 0.0
     max_proposal: int = 4
+    tree_width: int = 1
+    tree_depth: int = 32
 
     def goes_deeper(self, submodel: int, confidence: float, num_submodels: int) -> bool:
         """Whether a row at `submodel` (0 = shallowest) must climb. The deepest always speaks."""
         if submodel >= num_submodels - 1 or submodel >= len(self.exit_thresholds):
             return False
         return confidence < self.exit_thresholds[submodel]
+
+    def width_at(self, level: int) -> int:
+        """Guesses at a level of the spine, 0 being the one behind the root."""
+        return self.tree_width if level < self.tree_depth else 1
 
     def stops(self, path_confidence: float) -> bool:
         """Whether a proposal whose confidences multiply to `path_confidence` ends here."""

@@ -14,10 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
-_MIX_1 = 0xBF58476D1CE4E5B9
-_MIX_2 = 0x94D049BB133111EB
+from s2d_ray.core.hashing import GOLDEN, MIX_1, MIX_2, position_key
 
 NOISE_SPREAD = 27.0
 """Upper bound of max g - min g: with 32-bit hashes g lies in (-3.14, 22.88)."""
@@ -25,18 +22,6 @@ NOISE_SPREAD = 27.0
 
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
-
-
-def _finalise(value: int) -> int:
-    value = ((value ^ (value >> 30)) * _MIX_1) & _MASK
-    value = ((value ^ (value >> 27)) * _MIX_2) & _MASK
-    return value ^ (value >> 31)
-
-
-def position_key(seed: int, position: int) -> int:
-    """The 64-bit key of all draws at one absolute position of one seeded text."""
-    stream = _finalise((seed + _GOLDEN) & _MASK)
-    return _finalise((stream + position * _GOLDEN) & _MASK)
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:
@@ -51,9 +36,9 @@ def gumbel_noise(seed: int, position: int, token_ids: Tensor) -> Tensor:
     The uniform has 32 bits and is computed in float64: in float32 it would round to 1 once in 2^25
     draws, become +inf, and let an arbitrary token win.
     """
-    value = token_ids * _signed(_GOLDEN) + _signed(position_key(seed, position))
-    value = (value ^ _shift(value, 30)) * _signed(_MIX_1)
-    value = (value ^ _shift(value, 27)) * _signed(_MIX_2)
+    value = token_ids * _signed(GOLDEN) + _signed(position_key(seed, position))
+    value = (value ^ _shift(value, 30)) * _signed(MIX_1)
+    value = (value ^ _shift(value, 27)) * _signed(MIX_2)
     high = _shift(value ^ _shift(value, 31), 32)
     uniform = (high.double() + 0.5) * 2.0**-32
     return (-torch.log(-torch.log1p(-uniform))).float()

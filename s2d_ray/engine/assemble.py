@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 from s2d_ray.config import DraftConfig, TargetConfig
 from s2d_ray.engine.draft_engine import DraftEngine
 from s2d_ray.engine.draft_loop import DraftLoop
+from s2d_ray.engine.messages import ChatPrompt, GenerateRequest, Prompt, TextPrompt, Tokens
 from s2d_ray.engine.protocol import Proposer
-from s2d_ray.engine.target_engine import Limits, TargetEngine
+from s2d_ray.engine.target_batch import Limits, TargetBatch
+from s2d_ray.engine.target_engine import EngineStatus, Publish
 from s2d_ray.engine.target_loop import TargetLoop, Turn
-from s2d_ray.errors import ModelError
+from s2d_ray.errors import ModelError, RequestError
 from s2d_ray.models import draft_files
 from s2d_ray.models.loading import choose_device, load_target_decoder
 from s2d_ray.models.ragged import RaggedModel, packing_keeps_bits
@@ -21,13 +24,60 @@ from s2d_ray.models.text import Text, TextStream
 
 @dataclass(frozen=True)
 class Target:
-    """A loaded target, its loop not yet started."""
+    """Our own `TargetEngine`: a loaded target with its batch and its loop."""
 
     text: Text
     model: RaggedModel
-    engine: TargetEngine
+    batch: TargetBatch
     loop: TargetLoop
     bitwise_exact: bool
+
+    def prepare(self, request: GenerateRequest) -> Callable[[Publish], None]:
+        """See `TargetEngine`."""
+        prompt_ids = self._encode(request.prompt)
+        return lambda publish: self.loop.submit(request, prompt_ids, publish)
+
+    def abort(self, request_id: str) -> None:
+        """See `TargetEngine`."""
+        self.loop.abort(request_id)
+
+    def tokenize(self, prompt: Prompt) -> Tokens:
+        """See `TargetEngine`."""
+        ids = self._encode(prompt)
+        texts = [self.text.token_bytes(token_id).decode(errors="replace") for token_id in ids]
+        return Tokens(tuple(ids), tuple(texts), self.batch.limits.max_context)
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """See `TargetEngine`."""
+        return self.text.decode(self._checked(token_ids, "tokens"))
+
+    def status(self) -> EngineStatus:
+        """See `TargetEngine`."""
+        return EngineStatus(
+            self.bitwise_exact,
+            self.batch.queue_depth,
+            self.loop.silent_s,
+            dict(self.batch.counters),
+        )
+
+    def stop(self) -> None:
+        """See `TargetEngine`."""
+        self.loop.stop()
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, ChatPrompt):
+            return self.text.encode_chat(prompt.messages, prompt.tools)
+        if isinstance(prompt, TextPrompt):
+            return self.text.encode(prompt.text)
+        return self._checked(prompt.ids, "prompt")
+
+    def _checked(self, token_ids: Sequence[int], param: str) -> list[int]:
+        """The ids, if the model has them all. Raises RequestError naming the first it lacks."""
+        size = self.model.vocab_size
+        foreign = next((token_id for token_id in token_ids if not 0 <= token_id < size), None)
+        if foreign is not None:
+            raise RequestError(f"token id {foreign} is none of this target's {size}", param)
+        return list(token_ids)
 
 
 def make_target(
@@ -57,15 +107,15 @@ def make_target(
         prefill_chunk=config.prefill_chunk,
         vocab_size=model.vocab_size,
     )
-    engine = TargetEngine(
+    batch = TargetBatch(
         limits,
         model.pool.allocator,
         text.eos_token_ids,
         lambda stop: TextStream(text, stop),
         replica,
     )
-    loop = TargetLoop(engine, model, proposer, turn=turn, num_threads=config.num_threads)
-    return Target(text, model, engine, loop, exact)
+    loop = TargetLoop(batch, model, proposer, turn=turn, num_threads=config.num_threads)
+    return Target(text, model, batch, loop, exact)
 
 
 def make_draft(config: DraftConfig, folder: Path, *, turn: Turn = nullcontext) -> DraftLoop:

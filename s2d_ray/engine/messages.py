@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from s2d_ray.core.cascade import Plan
+from s2d_ray.core.params import SamplingParams
 
 
 class Mode(StrEnum):
@@ -24,30 +26,63 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True)
-class SamplingParams:
-    """How the target draws its tokens. `top_k` 0 and `top_p` 1 mean "off"."""
+class ChatPrompt:
+    """A conversation for the target's chat template, and the functions it may call.
 
-    seed: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
+    messages, tools: JSON objects in OpenAI's form, `content` always a string or null.
+    """
+
+    messages: tuple[dict[str, Any], ...]
+    tools: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class TextPrompt:
+    """A text to be continued as it stands, after the tokenizer's own special tokens."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class TokenPrompt:
+    """Token ids to be continued as they stand."""
+
+    ids: tuple[int, ...]
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """One chat completion, checked, on its way to a target replica.
+    """One text to be written, checked, on its way to a target replica.
 
     request_id is unique among all requests: it names the sequence and its draft session.
     """
 
     request_id: str
-    messages: tuple[dict[str, str], ...]
+    prompt: Prompt
     sampling: SamplingParams
     plan: Plan
     mode: Mode = Mode.AUTO
     trace: bool = False
+
+    @property
+    def shows_tokens(self) -> bool:
+        """Whether the client is told of single tokens."""
+        return self.trace or self.sampling.logprobs is not None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One token, the bytes it stands for, and its log-probability in the target's own law.
+
+    That law is the softmax of the target's raw scores, before temperature and all controls.
+    """
+
+    token_id: int
+    bytes: bytes
+    logprob: float
 
 
 @dataclass(frozen=True)
@@ -55,10 +90,13 @@ class TokenTrace:
     """Who wrote one token of the text.
 
     drafted_by: layers of the sub-model whose guess was accepted, None if the target wrote it.
-    confidence: the draft's confidence in an accepted guess, None if the target wrote it.
+    confidence, rank: the draft's confidence in an accepted guess, and its place among the guesses
+        of its node, 0 being the likeliest; None if the target wrote it.
     text: what became final with this token; the texts of all tokens join to the whole text, but for
         what was held back to the very end.
     round: the round that committed the token, from 1; 0 for the first, which the prefill wrote.
+    logprob, alternatives: only with `SamplingParams.logprobs`; alternatives likeliest first.
+    ends: whether it is an end token or a stop token, which is no part of the text.
     """
 
     token_id: int
@@ -66,11 +104,28 @@ class TokenTrace:
     drafted_by: int | None
     confidence: float | None
     round: int
+    rank: int | None = None
+    logprob: TokenLogprob | None = None
+    alternatives: tuple[TokenLogprob, ...] = ()
+    ends: bool = False
+
+
+@dataclass(frozen=True)
+class RoundCount:
+    """How many rounds had so many drafted levels, of which so many were accepted."""
+
+    drafted: int
+    accepted: int
+    rounds: int
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Counts of one request. Tokens behind its end are neither completed nor accepted."""
+    """Counts of one request. Tokens behind its end are neither completed nor accepted.
+
+    drafted_tokens: nodes proposed, all guesses of a tree counted.
+    rounds_by_length: rounds by depth of their proposal and accepted length; they sum to `rounds`.
+    """
 
     prompt_tokens: int
     completion_tokens: int = 0
@@ -79,6 +134,7 @@ class Usage:
     accepted_tokens: int = 0
     accepted_by_submodel: dict[int, int] = field(default_factory=dict)
     draft_misses: int = 0
+    rounds_by_length: tuple[RoundCount, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +146,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Delta:
-    """Text that is final: whole characters, free of stop strings. `tokens` only with trace."""
+    """Text that is final: whole characters, free of stop strings.
+
+    tokens: only if the request shows tokens.
+    """
 
     text: str
     tokens: tuple[TokenTrace, ...] = ()
@@ -112,6 +171,15 @@ class Refused:
     message: str
     param: str | None = None
     code: str | None = None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A prompt as the target reads it. texts: the bytes of each id, decoded one by one."""
+
+    ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    max_context: int
 
 
 Event = Started | Delta | Finished | Refused

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from s2d_ray.core.cascade import Plan
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 EMPTY_DIGEST = 0
 _PRIME = (1 << 61) - 1
@@ -44,7 +44,8 @@ class ProposeRow:
     """One sequence that wants a proposal.
 
     committed length = base + len(token_ids); digest covers all committed ids. max_length bounds the
-    text (prompt + output cap), so that the draft reserves its cache once.
+    text (prompt + output cap), so that the draft reserves its cache once. logit_bias and banned are
+    hints of what the target will add to its scores, and of ids it will not draw now.
     """
 
     draft_session: str
@@ -55,6 +56,8 @@ class ProposeRow:
     plan: Plan
     seed: int
     temperature: float
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    banned: tuple[int, ...] = ()
 
     @property
     def at_length(self) -> int:
@@ -77,8 +80,9 @@ class ProposeCall:
 class RowReply:
     """The answer to one row.
 
-    tokens: a chain of guesses. drafted_by, confidences: per token, layers of the sub-model that
-    guessed it and its confidence. needs_from is meant with status NEEDS.
+    tokens, parents: the nodes of a tree of guesses (see `core.proposals.Proposal`).
+    drafted_by, confidences, ranks: per node, layers of the sub-model that guessed it, its
+    confidence, and its place among the guesses of its row. needs_from: with status NEEDS.
     """
 
     draft_session: str
@@ -87,6 +91,8 @@ class RowReply:
     tokens: tuple[int, ...] = ()
     drafted_by: tuple[int, ...] = ()
     confidences: tuple[float, ...] = ()
+    parents: tuple[int, ...] = ()
+    ranks: tuple[int, ...] = ()
     needs_from: int = 0
 
 

@@ -150,7 +150,7 @@ class Sequence:
     def _events(self, text: str, traces: list[TokenTrace]) -> list[Event]:
         if self.finish_reason is not None:
             text += self._sink.finish()
-        shown = tuple(traces) if self.request.trace else ()
+        shown = tuple(traces) if self.request.shows_tokens else ()
         events: list[Event] = [Delta(text, shown)] if text or shown else []
         if self.finish_reason is not None:
             events.append(Finished(self.finish_reason, self.usage()))

@@ -1,294 +1,55 @@
-"""The target engine: continuous batching and verification as a state machine.
+"""What a replica needs of whatever writes its texts. Our own engine is `assemble.Target`.
 
-Requests, replies and drawn tokens go in; propose calls, steps and events come out. It knows no
-model, no thread, no clock and no Ray: `target_loop.py` drives it. One round is four calls one can
-read aloud: ask → take_reply → plan → commit.
+Another engine can stand behind a replica by offering these calls; it owes the same promise: a text
+depends on request and seed alone.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from s2d_ray.core.proposals import EMPTY, Proposal, verify
-from s2d_ray.engine.messages import Event, GenerateRequest, Mode, Started
-from s2d_ray.engine.protocol import (
-    ProposeCall,
-    ProposeReply,
-    RowReply,
-    RowStatus,
-)
-from s2d_ray.engine.sequence import Sequence, TextSink
-from s2d_ray.errors import RequestError, Unavailable
-from s2d_ray.models.attention import Segment
-from s2d_ray.models.kv_pool import RunAllocator
+from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Tokens
 
-MAX_CLOSED = 1_024
-"""Ended sessions remembered for the draft; it forgets idle ones by itself."""
+Publish = Callable[[Event], None]
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one replica takes; see `config.TargetConfig`."""
+class EngineStatus:
+    """State of one engine.
 
-    max_context: int
-    default_max_tokens: int
-    max_batch: int
-    max_waiting: int
-    prefill_chunk: int
-    vocab_size: int
-
-
-@dataclass(frozen=True)
-class Draw:
-    """How one wanted row is drawn; `position` is that of the token to be drawn."""
-
-    seed: int
-    position: int
-    temperature: float
-    top_k: int
-    top_p: float
-
-
-@dataclass
-class Step:
-    """One packed forward: its rows, which of them to score, and how to draw from each.
-
-    drawing: (sequence, number of its wanted rows), in row order.
+    bitwise_exact: whether this host keeps texts equal bit for bit. queue_depth: waiting and running
+    sequences. silent_s: time since its thread last moved, infinite if the thread has died.
     """
 
-    token_ids: list[int] = field(default_factory=list)
-    segments: list[Segment] = field(default_factory=list)
-    wanted_rows: list[int] = field(default_factory=list)
-    draws: list[Draw] = field(default_factory=list)
-    drawing: list[tuple[Sequence, int]] = field(default_factory=list)
+    bitwise_exact: bool
+    queue_depth: int
+    silent_s: float
+    counters: dict[str, int] = field(default_factory=dict)
 
 
-class TargetEngine:
-    """Sequences of one target replica. `counters` are the replica's own, since its start."""
+class TargetEngine(Protocol):
+    """Writes the texts of one target model."""
 
-    def __init__(
-        self,
-        limits: Limits,
-        allocator: RunAllocator,
-        eos_token_ids: frozenset[int],
-        make_sink: Callable[[tuple[str, ...]], TextSink],
-        replica: str,
-    ) -> None:
-        self._limits = limits
-        self._allocator = allocator
-        self._eos = eos_token_ids
-        self._make_sink = make_sink
-        self._replica = replica
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
-        self._closed: deque[str] = deque(maxlen=MAX_CLOSED)
-        self._call_no = 0
-        self._asked: dict[str, Sequence] = {}
-        self.counters: Counter[str] = Counter()
+    def prepare(self, request: GenerateRequest) -> Callable[[Publish], None]:
+        """Check and tokenise a request; may take long, so call it off the event loop.
 
-    @property
-    def queue_depth(self) -> int:
-        """Waiting and running sequences."""
-        return len(self._waiting) + len(self._running)
-
-    @property
-    def has_closed_sessions(self) -> bool:
-        """Whether the draft has not been told yet that some sessions ended."""
-        return bool(self._closed)
-
-    def max_length(self, num_prompt: int, max_tokens: int | None) -> int:
-        """Longest prompt + output. Raises RequestError if the prompt leaves no room for a token."""
-        limits = self._limits
-        if num_prompt >= limits.max_context:
-            raise RequestError(
-                f"the prompt has {num_prompt} tokens; this target takes at most "
-                f"{limits.max_context - 1}, so that one can be written",
-                param="messages",
-                code="context_length_exceeded",
-            )
-        wanted = num_prompt + (max_tokens or limits.default_max_tokens)
-        return min(wanted, limits.max_context)
-
-    def add(self, request: GenerateRequest, prompt_ids: list[int]) -> Started:
-        """Queue a request. Raises RequestError (too long) or Unavailable (queue full)."""
-        if not prompt_ids:
-            raise RequestError("the prompt is empty", param="messages")
-        max_length = self.max_length(len(prompt_ids), request.sampling.max_tokens)
-        if not self._allocator.fits(max_length):
-            raise RequestError(
-                f"prompt and max_tokens need {max_length} tokens of cache; the replica holds fewer",
-                param="max_tokens",
-            )
-        if self.queue_depth >= self._limits.max_batch + self._limits.max_waiting:
-            raise Unavailable("this target's queue is full; try again", code="queue_full")
-        sink = self._make_sink(request.sampling.stop)
-        self._waiting.append(Sequence(request, prompt_ids, max_length, sink))
-        self.counters["requests"] += 1
-        return Started(len(prompt_ids))
+        -> the call that queues it; its events, a refusal included, then go to `Publish`, which runs
+        on the engine's thread and must not block. Raises RequestError if it cannot be served.
+        """
 
     def abort(self, request_id: str) -> None:
-        """Forget a request, wherever it is; its blocks are free at once."""
-        for sequence in [*self._waiting, *self._running]:
-            if sequence.request.request_id == request_id:
-                self.counters["aborted"] += 1
-                self._retire(sequence)
+        """Forget a queued request before the next round; its events stop."""
 
-    def fail_all(self) -> list[str]:
-        """Drop every sequence after a failed forward. -> their request ids."""
-        dropped = [*self._running, *self._waiting]
-        for sequence in dropped:
-            self._retire(sequence)
-        return [sequence.request.request_id for sequence in dropped]
+    def tokenize(self, prompt: Prompt) -> Tokens:
+        """The ids of a prompt. Raises RequestError if it has none."""
 
-    def ask(self, draft_available: bool) -> ProposeCall | None:
-        """The call for this round's proposals; None if nobody wants one.
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of some ids. Raises RequestError for an id outside the vocabulary."""
 
-        Without an available draft only forced rows ask, and closed sessions wait for a later call.
-        """
-        self._asked = {
-            sequence.request.request_id: sequence
-            for sequence in self._running
-            if sequence.wants_proposal and (draft_available or sequence.request.mode is Mode.FORCE)
-        }
-        if not self._asked and not (self._closed and draft_available):
-            return None
-        self._call_no += 1
-        self.counters["draft_calls"] += 1
-        rows = tuple(sequence.propose_row() for sequence in self._asked.values())
-        closed = tuple(self._closed)
-        self._closed.clear()
-        # The loop's proposer knows its deadlines; the budget is filled in there.
-        return ProposeCall(self._replica, self._call_no, 0.0, rows, closed)
+    def status(self) -> EngineStatus:
+        """A snapshot; never blocks."""
 
-    @property
-    def asked_forced(self) -> bool:
-        """Whether the call just made carries a forced row."""
-        return any(s.request.mode is Mode.FORCE for s in self._asked.values())
-
-    def take_reply(self, reply: ProposeReply | None) -> None:
-        """Take what the draft answered; anything unusable means plain decoding this round."""
-        if reply is None:
-            self.counters["draft_misses"] += 1
-            for sequence in self._asked.values():
-                sequence.num_misses += 1
-        elif reply.call_no != self._call_no:
-            self.counters["late_replies"] += 1
-        else:
-            for row in reply.rows:
-                self._take_row(row)
-        self._asked = {}
-
-    def _take_row(self, row: RowReply) -> None:
-        sequence = self._asked.pop(row.draft_session, None)
-        if sequence is None or row.at_length != len(sequence.ids):
-            self.counters["stale_rows"] += 1
-            return
-        self.counters[f"rows_{row.status}"] += 1
-        if row.status is RowStatus.NEEDS:
-            sequence.draft_base = max(0, min(row.needs_from, len(sequence.ids)))
-        elif row.status in (RowStatus.OK, RowStatus.WARMING):
-            sequence.draft_base = len(sequence.ids)
-        if row.status is RowStatus.OK and row.tokens:
-            proposal = self._checked(row, sequence)
-            if proposal.tokens:
-                sequence.accept_proposal(proposal, row)
-                self.counters["proposals"] += 1
-
-    def _checked(self, row: RowReply, sequence: Sequence) -> Proposal:
-        """The row's chain cut to what may be committed; empty if it is not a chain of ids."""
-        lengths = {len(row.tokens), len(row.drafted_by), len(row.confidences)}
-        legal = all(0 <= token < self._limits.vocab_size for token in row.tokens)
-        if len(lengths) != 1 or not legal:
-            self.counters["illegal_rows"] += 1
-            return EMPTY
-        longest = min(sequence.request.plan.max_proposal, sequence.num_remaining - 1)
-        return Proposal.chain(row.tokens[:longest]).cut(longest, self._eos)
-
-    def plan(self) -> Step | None:
-        """The next packed forward over decoding rows, proposals and a chunk of prompt."""
-        self._admit()
-        step = Step()
-        budget = self._limits.prefill_chunk
-        for sequence in self._running:
-            if sequence.decoding:
-                tokens = [sequence.ids[-1], *sequence.proposal.tokens]
-                self._pack(step, sequence, tokens, num_wanted=len(tokens))
-            elif budget > 0:
-                first = sequence.num_computed
-                tokens = sequence.ids[first : first + budget]
-                budget -= len(tokens)
-                complete = first + len(tokens) == sequence.num_prompt
-                self._pack(step, sequence, tokens, num_wanted=int(complete))
-                sequence.num_computed += len(tokens)
-        if not step.token_ids:
-            return None
-        self._count(step)
-        return step
-
-    def _admit(self) -> None:
-        """Move waiting requests into the batch, in order, as slots and cache allow."""
-        while self._waiting and len(self._running) < self._limits.max_batch:
-            run = self._allocator.reserve(self._waiting[0].max_length)
-            if run is None:
-                return
-            sequence = self._waiting.popleft()
-            sequence.run = run
-            self._running.append(sequence)
-
-    @staticmethod
-    def _pack(step: Step, sequence: Sequence, tokens: list[int], num_wanted: int) -> None:
-        assert sequence.run is not None
-        first_position = len(sequence.ids) - 1 if sequence.decoding else sequence.num_computed
-        step.segments.append(Segment(sequence.run, first_position, len(tokens)))
-        step.token_ids += tokens
-        end = len(step.token_ids)
-        sampling = sequence.request.sampling
-        for row in range(end - num_wanted, end):
-            position = first_position + len(tokens) - (end - row) + 1
-            step.wanted_rows.append(row)
-            step.draws.append(
-                Draw(sampling.seed, position, sampling.temperature, sampling.top_k, sampling.top_p)
-            )
-        if num_wanted:
-            step.drawing.append((sequence, num_wanted))
-
-    def _count(self, step: Step) -> None:
-        self.counters["forwards"] += 1
-        self.counters["forward_rows"] += len(step.token_ids)
-        self.counters["forward_sequences"] += len(step.segments)
-        self.counters["shared_forwards"] += len(step.segments) > 1
-        self.counters["largest_batch"] = max(self.counters["largest_batch"], len(step.segments))
-
-    def commit(self, step: Step, drawn: list[int]) -> list[tuple[str, Event]]:
-        """Verify every proposal against the target's own draws. -> (request id, event)."""
-        events: list[tuple[str, Event]] = []
-        start = 0
-        for sequence, num_wanted in step.drawing:
-            verdict = verify(sequence.proposal, drawn[start : start + num_wanted])
-            start += num_wanted
-            num_drafted = len(sequence.proposal.tokens)
-            before = sum(sequence.accepted_by.values())
-            told = sequence.emit(verdict.tokens, len(verdict.path), self._eos)
-            num_accepted = sum(sequence.accepted_by.values()) - before
-            self.counters["drafted_tokens"] += num_drafted
-            self.counters["accepted_tokens"] += num_accepted
-            if num_drafted:
-                self.counters[f"accepted_{num_accepted}"] += 1
-            events += [(sequence.request.request_id, event) for event in told]
-            if sequence.finish_reason is not None:
-                self._retire(sequence)
-        return events
-
-    def _retire(self, sequence: Sequence) -> None:
-        if sequence in self._waiting:
-            self._waiting.remove(sequence)
-        if sequence in self._running:
-            self._running.remove(sequence)
-        self._asked.pop(sequence.request.request_id, None)
-        if sequence.run is not None:
-            self._allocator.release(sequence.run)
-            sequence.run = None
-            if sequence.decoding and sequence.request.mode is not Mode.OFF:
-                self._closed.append(sequence.request.request_id)
+    def stop(self) -> None:
+        """End after the round it is in."""

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from s2d_ray.core.coupling import draw_token
 from s2d_ray.core.sampling import process_logits
-from s2d_ray.engine.messages import Event, Finished, GenerateRequest, Refused
+from s2d_ray.engine.messages import Finished, GenerateRequest, Refused
 from s2d_ray.engine.protocol import Proposer
-from s2d_ray.engine.target_engine import Draw, TargetEngine
+from s2d_ray.engine.target_batch import Draw, TargetBatch
+from s2d_ray.engine.target_engine import Publish
 from s2d_ray.errors import RequestError
 from s2d_ray.models.attention import Segment
 
 logger = logging.getLogger(__name__)
 
-Publish = Callable[[Event], None]
 Turn = Callable[[], AbstractContextManager[None]]
 
 
@@ -54,21 +54,21 @@ class _Stop:
 
 
 class TargetLoop:
-    """Owns the engine: every other thread talks to it through `submit`, `abort` and `stop`.
+    """Owns the batch: every other thread talks to it through `submit`, `abort` and `stop`.
 
     publish callbacks run on the loop's thread and must not block.
     """
 
     def __init__(
         self,
-        engine: TargetEngine,
+        batch: TargetBatch,
         model: Forward,
         proposer: Proposer,
         *,
         turn: Turn = nullcontext,
         num_threads: int = 0,
     ) -> None:
-        self._engine = engine
+        self._batch = batch
         self._model = model
         self._proposer = proposer
         self._turn = turn
@@ -76,7 +76,7 @@ class TargetLoop:
         self._inbox: queue.SimpleQueue[_Add | _Abort | _Stop] = queue.SimpleQueue()
         self._publish: dict[str, Publish] = {}
         self._stopping = False
-        self.last_progress_s = time.monotonic()
+        self._progress_s = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="target-loop", daemon=True)
 
     def start(self) -> None:
@@ -97,22 +97,24 @@ class TargetLoop:
         self._thread.join()
 
     @property
-    def alive(self) -> bool:
-        """Whether the thread runs."""
-        return self._thread.is_alive()
+    def silent_s(self) -> float:
+        """Time since the thread last moved; 0 while it has nothing to do, infinite once dead."""
+        if not self._thread.is_alive():
+            return float("inf")
+        return time.monotonic() - self._progress_s if self._batch.queue_depth else 0.0
 
     def _run(self) -> None:
         if self._num_threads:
             torch.set_num_threads(self._num_threads)
         while not self._stopping:
             self._drain_inbox()
-            if not self._stopping and self._engine.queue_depth:
+            if not self._stopping and self._batch.queue_depth:
                 self._round_or_fail()
-            self.last_progress_s = time.monotonic()
+            self._progress_s = time.monotonic()
 
     def _drain_inbox(self) -> None:
         """Handle what has arrived; with nothing to compute, wait for something."""
-        if not self._engine.queue_depth:
+        if not self._batch.queue_depth:
             self._tell_closed()
             self._handle(self._inbox.get())
         while True:
@@ -123,20 +125,20 @@ class TargetLoop:
 
     def _tell_closed(self) -> None:
         """Before going idle, let the draft free the sessions that ended."""
-        if self._engine.has_closed_sessions and self._proposer.available():
-            call = self._engine.ask(draft_available=True)
+        if self._batch.has_closed_sessions and self._proposer.available():
+            call = self._batch.ask(draft_available=True)
             if call is not None:
-                self._engine.take_reply(self._proposer.propose(call, force=False))
+                self._batch.take_reply(self._proposer.propose(call, force=False))
 
     def _handle(self, message: _Add | _Abort | _Stop) -> None:
         if isinstance(message, _Stop):
             self._stopping = True
         elif isinstance(message, _Abort):
             self._publish.pop(message.request_id, None)
-            self._engine.abort(message.request_id)
+            self._batch.abort(message.request_id)
         else:
             try:
-                started = self._engine.add(message.request, message.prompt_ids)
+                started = self._batch.add(message.request, message.prompt_ids)
             except RequestError as error:
                 message.publish(Refused(error.status, error.message, error.param, error.code))
                 return
@@ -148,24 +150,24 @@ class TargetLoop:
             self._round()
         except Exception:
             logger.exception("a forward failed; its sequences are given up")
-            for request_id in self._engine.fail_all():
+            for request_id in self._batch.fail_all():
                 publish = self._publish.pop(request_id, None)
                 if publish is not None:
                     publish(Refused(500, "the target failed while writing this text"))
 
     def _round(self) -> None:
         """Propose, forward, verify, commit."""
-        call = self._engine.ask(self._proposer.available())
+        call = self._batch.ask(self._proposer.available())
         if call is not None:
-            force = self._engine.asked_forced
-            self._engine.take_reply(self._proposer.propose(call, force))
-        step = self._engine.plan()
+            force = self._batch.asked_forced
+            self._batch.take_reply(self._proposer.propose(call, force))
+        step = self._batch.plan()
         if step is None:
             return
         with self._turn():
             logits = self._model.forward(step.token_ids, step.segments, step.wanted_rows)
             drawn = draw_rows(logits, step.draws)
-        for request_id, event in self._engine.commit(step, drawn):
+        for request_id, event in self._batch.commit(step, drawn):
             ended = isinstance(event, Finished)
             publish = self._publish.pop(request_id) if ended else self._publish[request_id]
             publish(event)

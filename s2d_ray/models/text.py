@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,19 @@ from tokenizers.decoders import DecodeStream
 from s2d_ray.errors import ModelError, RequestError
 
 REPLACEMENT = "\ufffd"
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """Character -> byte, as byte-level tokenizers write bytes: printable ones as themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    alphabet = {chr(byte): byte for byte in printable}
+    return alphabet | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_level_alphabet()
 
 
 def fingerprint_of(folder: Path) -> str:
@@ -59,8 +73,18 @@ class Text:
         )
         self.eos_token_ids: frozenset[int] = _eos_token_ids(folder, self._chat.eos_token_id)
         self.fingerprint: str = _fingerprint(self.tokenizer)
+        self._is_byte_level = '"ByteLevel"' in json.dumps(
+            json.loads(self.tokenizer.to_str())["decoder"]
+        )
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text as it stands, behind the special tokens that the tokenizer puts first."""
+        ids: list[int] = self.tokenizer.encode(text).ids
+        return ids
+
+    def encode_chat(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> list[int]:
         """Ids of a conversation, up to where the assistant's answer begins.
 
         The role `developer` is `system` by a newer name. Raises ModelError if the checkpoint has
@@ -73,12 +97,27 @@ class Text:
         chat = [{**message, "role": _role(message["role"])} for message in messages]
         try:
             ids = self._chat.apply_chat_template(
-                chat, add_generation_prompt=True, tokenize=True, return_dict=False
+                chat,
+                tools=list(tools) or None,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
             )
         except TemplateError as error:
             message = f"messages: refused by the chat template: {error}"
             raise RequestError(message, param="messages") from None
         return [int(token_id) for token_id in ids]
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that one token stands for, also if they are part of a character only."""
+        token = self.tokenizer.id_to_token(token_id)
+        if token is None or token_id in self.special_token_ids:
+            return (token or "").encode()
+        if self._is_byte_level:
+            return bytes(_BYTE_OF.get(char, ord("?")) for char in token)
+        if hex_byte := _BYTE_TOKEN.fullmatch(token):
+            return bytes([int(hex_byte[1], 16)])
+        return token.replace("\u2581", " ").encode()
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids` without special tokens."""

@@ -12,21 +12,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from s2d_ray.config import MAX_PROPOSAL, Probability
+from s2d_ray.config import MAX_PROPOSAL, MAX_TREE_WIDTH, Probability
 from s2d_ray.core.cascade import Plan
+from s2d_ray.core.hashing import SEED_BITS
+from s2d_ray.core.params import SamplingParams
 from s2d_ray.engine.messages import (
+    ChatPrompt,
     Delta,
     Finished,
     GenerateRequest,
     Mode,
-    SamplingParams,
     TokenTrace,
     Usage,
 )
 from s2d_ray.errors import RequestError
-
-SEED_BITS = 53
-"""JavaScript keeps integers of this many bits, so a returned seed survives a browser."""
 
 MAX_OUTPUT_TOKENS = 2**20
 MAX_MESSAGES = 2_048
@@ -75,7 +74,7 @@ class Message(_Body):
     function_call: None = None
     tool_calls: None = None
 
-    def plain(self) -> dict[str, str]:
+    def plain(self) -> dict[str, Any]:
         """The turn as chat templates know it: `developer` is `system`, parts are paragraphs."""
         role = "system" if self.role == "developer" else self.role
         if isinstance(self.content, str):
@@ -96,17 +95,16 @@ class SpeculationOptions(_Body):
     exit_thresholds: Annotated[list[Probability], Field(max_length=64)] | None = None
     stop_threshold: Probability | None = None
     max_proposal: Annotated[int, Field(ge=0, le=MAX_PROPOSAL)] | None = None
+    tree_width: Annotated[int, Field(ge=1, le=MAX_TREE_WIDTH)] | None = None
+    tree_depth: Annotated[int, Field(ge=1, le=MAX_PROPOSAL)] | None = None
     trace: bool | None = None
 
     def plan(self, default: Plan) -> Plan:
         """The default plan with the fields set here in their place."""
-        if self.exit_thresholds is not None:
-            default = replace(default, exit_thresholds=tuple(self.exit_thresholds))
-        if self.stop_threshold is not None:
-            default = replace(default, stop_threshold=self.stop_threshold)
-        if self.max_proposal is not None:
-            default = replace(default, max_proposal=self.max_proposal)
-        return default
+        given = self.model_dump(exclude={"mode", "trace"}, exclude_none=True)
+        if "exit_thresholds" in given:
+            given["exit_thresholds"] = tuple(given["exit_thresholds"])
+        return replace(default, **given)
 
 
 class ChatCompletionRequest(_Body):
@@ -161,7 +159,7 @@ class ChatCompletionRequest(_Body):
         )
         return GenerateRequest(
             request_id=request_id,
-            messages=tuple(message.plain() for message in self.messages),
+            prompt=ChatPrompt(tuple(message.plain() for message in self.messages)),
             sampling=sampling,
             plan=options.plan(default),
             mode=options.mode or Mode.AUTO,
@@ -219,7 +217,8 @@ def totals_body(usage: Usage) -> dict[str, Any]:
 
 
 def _tokens_body(tokens: Iterable[TokenTrace]) -> list[dict[str, Any]]:
-    return [asdict(token) for token in tokens]
+    shown = ("token_id", "text", "drafted_by", "confidence", "rank", "round")
+    return [{name: getattr(token, name) for name in shown} for token in tokens]
 
 
 class Reply:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from s2d_ray.engine.protocol import ProposeCall, ProposeReply
+    from s2d_ray.engine.target_engine import TargetEngine
 
 logger = logging.getLogger("ray.serve")
 
@@ -59,19 +59,20 @@ class TargetReplica:
             deadlines_ms.get("force_deadline_ms", 5_000) / 1_000,
         )
         self._turns = turns_for(self._config.device)
-        self._target = make_target(
+        target = make_target(
             self._config,
             sources.resolve(self._config.model),
             self._client,
             replica=uuid.uuid4().hex,
             turn=self._turns.turn,
         )
-        self._target.loop.start()
+        target.loop.start()
+        self._engine: TargetEngine = target
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Serve one request. Closing the generator frees its sequence before the next round."""
         try:
-            prompt_ids = await asyncio.to_thread(self._target.text.encode_chat, request.messages)
+            begin = await asyncio.to_thread(self._engine.prepare, request)
         except RequestError as error:
             yield Refused(error.status, error.message, error.param, error.code)
             return
@@ -81,7 +82,7 @@ class TargetReplica:
         def publish(event: Event) -> None:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        self._target.loop.submit(request, prompt_ids, publish)
+        begin(publish)
         ended = False
         try:
             while not ended:
@@ -90,13 +91,13 @@ class TargetReplica:
                 yield event
         finally:
             if not ended:
-                self._target.loop.abort(request.request_id)
+                self._engine.abort(request.request_id)
 
     async def status(self) -> TargetStatus:
         """State of this replica."""
-        engine = self._target.engine
+        engine = self._engine.status()
         return TargetStatus(
-            bitwise_exact=self._target.bitwise_exact,
+            bitwise_exact=engine.bitwise_exact,
             draft_circuit=str(self._client.circuit) if self._has_draft else "none",
             queue_depth=engine.queue_depth,
             counters={
@@ -108,12 +109,9 @@ class TargetReplica:
 
     def check_health(self) -> None:
         """Serve replaces the replica if its thread has died or has not moved for a minute."""
-        loop = self._target.loop
-        busy = self._target.engine.queue_depth > 0
-        if not loop.alive:
-            raise RuntimeError("the target's thread has died")
-        if busy and time.monotonic() - loop.last_progress_s > STUCK_AFTER_S:
-            raise RuntimeError("the target's thread is stuck")
+        silent_s = self._engine.status().silent_s
+        if silent_s > STUCK_AFTER_S:
+            raise RuntimeError(f"the target's thread has not moved for {silent_s:.0f} s")
 
     async def _keep_link_fresh(self) -> None:
         """Ask the manager once a second which draft lives; never in the step loop."""

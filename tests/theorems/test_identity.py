@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from s2d_ray.core.cascade import Plan
+from s2d_ray.core.params import SamplingParams
 from s2d_ray.engine.draft_engine import DraftEngine
-from s2d_ray.engine.messages import FinishReason, Mode, SamplingParams
+from s2d_ray.engine.messages import FinishReason, Mode
 from s2d_ray.models.ragged import RaggedModel
 from tests.scripted import Oracle, Scripted, adversaries, by_row, chaos, engine_script
 from tests.targets import Client, Job, Recording, make_engine, total, write

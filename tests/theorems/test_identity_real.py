@@ -17,11 +17,12 @@ import torch
 from s2d_ray.bench.exact_cases import PROMPTS, TEMPERATURES, all_plans
 from s2d_ray.config import DraftConfig, Precision, TargetConfig
 from s2d_ray.core.cascade import Plan
+from s2d_ray.core.params import SamplingParams
 from s2d_ray.engine.assemble import Target, make_draft, make_target
 from s2d_ray.engine.draft_client import DraftClient
 from s2d_ray.engine.draft_engine import DraftEngine
 from s2d_ray.engine.draft_loop import DraftLoop
-from s2d_ray.engine.messages import Mode, SamplingParams
+from s2d_ray.engine.messages import Mode
 from s2d_ray.engine.protocol import ProposeCall, ProposeReply
 from s2d_ray.models import draft_files
 from s2d_ray.models.linear import replace_linears

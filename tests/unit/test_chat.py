@@ -121,7 +121,7 @@ def test_options_reach_the_server_and_absent_ones_are_left_to_it(
     run_chat(url, "tiny", "hi")
     (target, request), (_, plain) = backend.requests
     assert target == "tiny-int8"
-    assert request.messages == (
+    assert request.prompt.messages == (
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "hi"},
     )
@@ -139,8 +139,13 @@ def test_a_loop_keeps_its_history_until_an_empty_line_or_ctrl_d(
     type_lines(monkeypatch, ["one", "two", *end])
     assert run_chat(url, None, None, system="be brief") == EXIT_OK
     (_, first), (_, second) = backend.requests
-    assert [message["content"] for message in first.messages] == ["be brief", "one"]
-    assert [message["content"] for message in second.messages] == ["be brief", "one", TEXT, "two"]
+    assert [message["content"] for message in first.prompt.messages] == ["be brief", "one"]
+    assert [message["content"] for message in second.prompt.messages] == [
+        "be brief",
+        "one",
+        TEXT,
+        "two",
+    ]
 
 
 def test_a_refused_question_leaves_the_loop_and_its_history_as_they_were(
@@ -153,7 +158,7 @@ def test_a_refused_question_leaves_the_loop_and_its_history_as_they_were(
     type_lines(monkeypatch, ["one", "two"])
     assert run_chat(url, "tiny", None) == EXIT_OK
     assert capsys.readouterr().err.count("too long") == 2
-    assert backend.requests[1][1].messages == ({"role": "user", "content": "two"},)
+    assert backend.requests[1][1].prompt.messages == ({"role": "user", "content": "two"},)
 
 
 def test_ctrl_c_stops_the_answer_and_frees_the_server(
@@ -176,7 +181,7 @@ def test_ctrl_c_in_a_loop_keeps_what_was_said_and_goes_on(
     interrupt_at_hang(backend)
     type_lines(monkeypatch, ["one", "two"])
     assert run_chat(url, "tiny", None) == EXIT_OK
-    said = [message["content"] for message in backend.requests[1][1].messages]
+    said = [message["content"] for message in backend.requests[1][1].prompt.messages]
     assert said == ["one", TEXT, "two"]
 
 

@@ -33,6 +33,8 @@ FREE_OF_TORCH = [
     "install.py",
     "preflight.py",
     "core/cascade.py",
+    "core/hashing.py",
+    "core/params.py",
     "engine/messages.py",
     "serve/launcher.py",
     "serve/run_file.py",

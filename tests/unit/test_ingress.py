@@ -47,13 +47,19 @@ TOTALS = {
 CHOSEN = {
     "seed": 5,
     "mode": "auto",
-    "plan": {"exit_thresholds": [0.25, 0.75], "stop_threshold": 0.1, "max_proposal": 6},
+    "plan": {
+        "exit_thresholds": [0.25, 0.75],
+        "stop_threshold": 0.1,
+        "max_proposal": 6,
+        "tree_width": 1,
+        "tree_depth": 32,
+    },
 }
 TOKENS = [
-    {"token_id": 11, "text": "Pa", "drafted_by": None, "confidence": None, "round": 1},
-    {"token_id": 12, "text": "ris", "drafted_by": 4, "confidence": 0.5, "round": 1},
+    {"token_id": 11, "text": "Pa", "drafted_by": None, "confidence": None, "rank": None, "round": 1},
+    {"token_id": 12, "text": "ris", "drafted_by": 4, "confidence": 0.5, "rank": None, "round": 1},
     {"token_id": 13, "text": " é", "drafted_by": 8, "confidence": 0.25, "round": 1},
-    {"token_id": 14, "text": "!", "drafted_by": None, "confidence": None, "round": 2},
+    {"token_id": 14, "text": "!", "drafted_by": None, "confidence": None, "rank": None, "round": 2},
 ]
 USAGE = {
     "prompt_tokens": 7,
@@ -64,7 +70,7 @@ USAGE = {
         "rejected_prediction_tokens": 3,
     },
 }
-GOLDEN = rb"""data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"s2d":{"seed":5,"mode":"auto","plan":{"exit_thresholds":[0.25,0.75],"stop_threshold":0.1,"max_proposal":6}}}
+GOLDEN = rb"""data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"s2d":{"seed":5,"mode":"auto","plan":{"exit_thresholds":[0.25,0.75],"stop_threshold":0.1,"max_proposal":6,"tree_width":1,"tree_depth":32}}}
 
 data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Pa"},"finish_reason":null}]}
 

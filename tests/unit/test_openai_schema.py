@@ -10,7 +10,7 @@ import pytest
 from s2d_ray.core.cascade import Plan
 from s2d_ray.engine.messages import Finished, FinishReason, GenerateRequest, Mode, Usage
 from s2d_ray.errors import RequestError
-from s2d_ray.serve.openai_schema import MAX_MESSAGES, Reply, parse_request
+from s2d_ray.serve.openai_schema import MAX_MESSAGES, Reply, SpeculationOptions, parse_request
 from tests.fakes_http import FINISHED, PLAN, TEXT, TRACED, chat_body
 
 
@@ -161,7 +161,7 @@ def test_fields_arrive_in_the_generate_request() -> None:
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (9, 0.0, 0.5)
     assert (sampling.top_k, sampling.seed, sampling.stop) == (2**31, 2**53 - 1, ("a", "b"))
     assert (request.request_id, request.mode, request.trace) == ("id", Mode.FORCE, True)
-    assert request.messages == ({"role": "user", "content": "hi"},)
+    assert request.prompt.messages == ({"role": "user", "content": "hi"},)
 
 
 def test_null_and_harmless_fields_change_nothing() -> None:
@@ -183,7 +183,7 @@ def test_null_and_harmless_fields_change_nothing() -> None:
         "store": False,
         "metadata": {"a": "b"},
     }
-    inner = dict.fromkeys(["mode", "exit_thresholds", "stop_threshold", "max_proposal", "trace"])
+    inner = dict.fromkeys(SpeculationOptions.model_fields)
     plain = checked(seed=1)
     assert checked(seed=1, **nulls) == plain
     assert checked(seed=1, **harmless) == plain
@@ -225,7 +225,7 @@ def test_developer_is_system_and_text_parts_are_paragraphs() -> None:
     request = checked(
         messages=[{"role": "developer", "content": "x"}, {"role": "user", "content": parts}]
     )
-    assert request.messages == (
+    assert request.prompt.messages == (
         {"role": "system", "content": "x"},
         {"role": "user", "content": "a\nb"},
     )
@@ -235,7 +235,7 @@ def test_a_reply_can_be_sent_back_as_history() -> None:
     message = Reply(checked(), "tiny", 0).whole(list(TRACED), FINISHED)["choices"][0]["message"]
     nulls = dict.fromkeys(["refusal", "annotations", "audio", "function_call", "tool_calls"])
     request = checked(messages=[USER, message | nulls, USER])
-    assert request.messages[1] == {"role": "assistant", "content": TEXT}
+    assert request.prompt.messages[1] == {"role": "assistant", "content": TEXT}
 
 
 def test_mean_accepted_length_counts_the_targets_own_token() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from s2d_ray.core.cascade import Plan
+from s2d_ray.core.params import SamplingParams
 from s2d_ray.core.proposals import Proposal
 from s2d_ray.engine.messages import (
     Delta,
@@ -15,7 +16,7 @@ from s2d_ray.engine.messages import (
     FinishReason,
     GenerateRequest,
     Mode,
-    SamplingParams,
+    TextPrompt,
 )
 from s2d_ray.engine.protocol import EMPTY_DIGEST, RowReply, RowStatus, extend_digest
 from s2d_ray.engine.sequence import Sequence
@@ -52,7 +53,7 @@ def sequence(
     plan: Plan | None = None,
     trace: bool = True,
 ) -> Sequence:
-    request = GenerateRequest("r", (), SamplingParams(1), plan or Plan(), mode, trace)
+    request = GenerateRequest("r", TextPrompt(""), SamplingParams(1), plan or Plan(), mode, trace)
     return Sequence(request, PROMPT, max_length, Letters(stop))
 
 

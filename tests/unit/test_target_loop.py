@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from s2d_ray.core.cascade import Plan
+from s2d_ray.core.params import SamplingParams
 from s2d_ray.engine.draft_client import DraftClient
-from s2d_ray.engine.messages import FinishReason, Mode, Refused, SamplingParams, Started
+from s2d_ray.engine.messages import FinishReason, Mode, Refused, Started
 from s2d_ray.engine.protocol import ProposeCall, ProposeReply
-from s2d_ray.engine.target_engine import Draw, TargetEngine
+from s2d_ray.engine.target_batch import Draw, TargetBatch
 from s2d_ray.engine.target_loop import TargetLoop, draw_rows
 from s2d_ray.models.attention import Segment
 from s2d_ray.models.kv_pool import RunAllocator
@@ -60,7 +61,7 @@ class Stage:
     def __init__(self, proposer: Scripted | DraftClient | None = None, **limits: int) -> None:
         self.model = CountingModel()
         self.allocator = RunAllocator(1_024)
-        self.engine: TargetEngine = make_engine(
+        self.engine: TargetBatch = make_engine(
             self.model, TEXT, eos=frozenset({EOS}), allocator=self.allocator, **limits
         )
         self.loop = TargetLoop(self.engine, self.model, proposer or no_draft())
@@ -185,7 +186,7 @@ def test_a_failed_forward_refuses_every_stream_and_the_loop_goes_on(stages: list
     (client,) = send(stage.loop, [job("later")])
     wait_for([client])
     assert len(client.ids) == 5
-    assert stage.loop.alive
+    assert stage.loop.silent_s == 0.0
 
 
 def test_a_draft_that_raises_costs_nothing_but_proposals(stages: list[Stage]) -> None:
@@ -236,7 +237,7 @@ def test_stop_ends_the_thread_in_the_middle_of_a_text() -> None:
     stage.wait_for_forward()
     stage.go()
     stage.loop.stop()
-    assert not stage.loop.alive
+    assert stage.loop.silent_s == float("inf")
 
 
 def test_a_row_is_drawn_by_its_own_seed_position_and_temperature() -> None:

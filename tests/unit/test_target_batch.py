@@ -7,14 +7,8 @@ from dataclasses import replace
 import pytest
 
 from s2d_ray.core.cascade import Plan
-from s2d_ray.engine.messages import (
-    Event,
-    Finished,
-    FinishReason,
-    GenerateRequest,
-    Mode,
-    SamplingParams,
-)
+from s2d_ray.core.params import SamplingParams
+from s2d_ray.engine.messages import Event, Finished, FinishReason, GenerateRequest, Mode, TextPrompt
 from s2d_ray.engine.protocol import (
     EMPTY_DIGEST,
     ProposeCall,
@@ -24,7 +18,7 @@ from s2d_ray.engine.protocol import (
     extend_digest,
 )
 from s2d_ray.engine.sequence import Piece
-from s2d_ray.engine.target_engine import MAX_CLOSED, Limits, Step, TargetEngine
+from s2d_ray.engine.target_batch import MAX_CLOSED, Limits, Step, TargetBatch
 from s2d_ray.errors import RequestError, Unavailable
 from s2d_ray.models.kv_pool import BLOCK, RunAllocator
 from s2d_ray.models.text import Piece as Shown
@@ -57,7 +51,7 @@ class Bench:
             "vocab_size": VOCAB,
         }
         self.allocator = RunAllocator(num_tokens)
-        self.engine = TargetEngine(
+        self.engine = TargetBatch(
             Limits(**{**values, **limits}),
             self.allocator,
             frozenset({END}),
@@ -101,7 +95,7 @@ def request(
     sampling: SamplingParams | None = None,
 ) -> GenerateRequest:
     chosen = sampling or SamplingParams(seed=1, temperature=0.0, max_tokens=max_tokens)
-    return GenerateRequest(name, (), chosen, plan or Plan(max_proposal=4), mode)
+    return GenerateRequest(name, TextPrompt(""), chosen, plan or Plan(max_proposal=4), mode)
 
 
 def reply_to(call: ProposeCall, *rows: RowReply) -> ProposeReply:
