@@ -56,11 +56,13 @@ CHOSEN = {
     },
 }
 TOKENS = [
-    {"token_id": 11, "text": "Pa", "drafted_by": None, "confidence": None, "rank": None, "round": 1},
-    {"token_id": 12, "text": "ris", "drafted_by": 4, "confidence": 0.5, "rank": None, "round": 1},
-    {"token_id": 13, "text": " é", "drafted_by": 8, "confidence": 0.25, "round": 1},
-    {"token_id": 14, "text": "!", "drafted_by": None, "confidence": None, "rank": None, "round": 2},
+    {"token_id": 11, "text": "Pa", "drafted_by": None, "confidence": None},
+    {"token_id": 12, "text": "ris", "drafted_by": 4, "confidence": 0.5},
+    {"token_id": 13, "text": " é", "drafted_by": 8, "confidence": 0.25},
+    {"token_id": 14, "text": "!", "drafted_by": None, "confidence": None},
 ]
+for _token, _round in zip(TOKENS, (1, 1, 1, 2), strict=True):
+    _token |= {"rank": None, "round": _round}
 USAGE = {
     "prompt_tokens": 7,
     "completion_tokens": 4,
