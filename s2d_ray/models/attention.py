@@ -9,7 +9,7 @@ query rows of one call lie in one bucket of 64 positions, their number is padded
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -28,47 +28,126 @@ _HARMLESS = {"dropout", "position_ids", "use_cache", "output_attentions", "cache
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive rows of one sequence in a packed forward, from `first_position` on."""
+    """Rows of one sequence in a packed forward; the first one stands at `first_position`.
+
+    parents: empty for a chain, each row behind the one before it; for a tree parents[i] is the row
+    of the segment that row i + 1 stands behind, at most i. Only the spine of a tree, which follows
+    each row's first child, is left in the cache.
+    """
 
     run: Run
     first_position: int
     num_rows: int
+    parents: tuple[int, ...] = ()
+
+    def depths(self) -> list[int]:
+        """[rows] positions behind the first one."""
+        depths = list(range(self.num_rows))
+        for row, parent in enumerate(self.parents, start=1):
+            depths[row] = depths[parent] + 1
+        return depths
+
+    def paths(self) -> list[list[int]]:
+        """Rows from the first one to each leaf, the spine last."""
+        if not self.parents:
+            return [list(range(self.num_rows))]
+        paths = {0: [0]}
+        for row, parent in enumerate(self.parents, start=1):
+            paths[row] = [*paths[parent], row]
+        first_child = {parent: self.parents.index(parent) + 1 for parent in self.parents}
+        tip = 0
+        while tip in first_child:
+            tip = first_child[tip]
+        leaves = [row for row in paths if row not in first_child and row != tip]
+        return [*(paths[leaf] for leaf in leaves), paths[tip]]
+
+
+Rows = slice | Tensor
+"""Which packed rows: a stretch of them, or [rows] int64."""
 
 
 @dataclass(frozen=True)
 class _Bucket:
-    """One attention call: packed rows [row, row + num_rows), padded, against keys [0, num_keys)."""
+    """One attention call: some packed rows, padded in number, against keys [0, num_keys)."""
 
-    run_start: int
-    row: int
+    rows: Rows
     num_rows: int
     num_padded: int
     num_keys: int
     mask: Tensor  # [num_padded, num_keys]
 
 
+@dataclass(frozen=True)
+class _Branch:
+    """One path of a segment: write its tail into the slots it will stand in, then attend to it.
+
+    Branches of a tree take turns in the same slots, so that each row sees its ancestors as
+    neighbours: a gap between keys would change bits.
+    """
+
+    run_start: int
+    slot: int
+    written: Rows
+    buckets: tuple[_Bucket, ...]
+
+
 class RaggedBatch:
-    """The segments of one packed forward and the masks all its layers share."""
+    """The segments of one packed forward, and the masks that all its layers share."""
 
     def __init__(
         self, pool: KVPool, segments: Sequence[Segment], dtype: torch.dtype, device: torch.device
     ) -> None:
         self.pool = pool
-        self.segments = tuple(segments)
-        self.buckets: list[_Bucket] = []
-        row = 0
+        self._dtype = dtype
+        self._device = device
+        self.branches: list[_Branch] = []
+        self.num_rows = 0
         for segment in segments:
-            position, end = segment.first_position, segment.first_position + segment.num_rows
-            while position < end:
-                num_keys = (position // BLOCK + 1) * BLOCK
-                num_rows = min(end, num_keys) - position
-                num_padded = next(count for count in _ROW_COUNTS if count >= num_rows)
-                mask = _causal_mask(position, num_padded, num_keys, dtype, device)
-                bucket = _Bucket(segment.run.start, row, num_rows, num_padded, num_keys, mask)
-                self.buckets.append(bucket)
-                row += num_rows
-                position += num_rows
-        self.num_rows = row
+            self._add(segment)
+            self.num_rows += segment.num_rows
+
+    def _add(self, segment: Segment) -> None:
+        """The branches of one segment, whose rows begin at `num_rows`."""
+        held: list[int] = []  # row in each slot from the segment's first on
+        attended: set[int] = set()
+        for path in segment.paths():
+            common = _num_common(held, path)
+            held = [*path, *held[len(path) :]]
+            fresh = next(depth for depth, row in enumerate(path) if row not in attended)
+            attended.update(path)
+            self.branches.append(
+                _Branch(
+                    segment.run.start,
+                    segment.run.start + segment.first_position + common,
+                    self._rows(path[common:]),
+                    tuple(self._buckets(path[fresh:], segment.first_position + fresh)),
+                )
+            )
+
+    def _buckets(self, path: list[int], position: int) -> Iterator[_Bucket]:
+        """Cut a stretch of a path, which begins at `position`, where buckets of keys end."""
+        while path:
+            num_keys = (position // BLOCK + 1) * BLOCK
+            num_rows = min(len(path), num_keys - position)
+            num_padded = next(count for count in _ROW_COUNTS if count >= num_rows)
+            mask = _causal_mask(position, num_padded, num_keys, self._dtype, self._device)
+            yield _Bucket(self._rows(path[:num_rows]), num_rows, num_padded, num_keys, mask)
+            path = path[num_rows:]
+            position += num_rows
+
+    def _rows(self, path: list[int]) -> Rows:
+        first, last = self.num_rows + path[0], self.num_rows + path[-1]
+        if last - first == len(path) - 1:  # rows rise along a path
+            return slice(first, last + 1)
+        return torch.tensor([self.num_rows + row for row in path], device=self._device)
+
+
+def _num_common(held: list[int], path: list[int]) -> int:
+    """Length of the common start. A path ends in a leaf, so it is never held whole."""
+    count = 0
+    while count < len(held) and held[count] == path[count]:
+        count += 1
+    return count
 
 
 def _causal_mask(
@@ -93,7 +172,7 @@ def ragged_attention(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """Write the rows' keys and values to the pool, then attend run by run.
+    """Branch by branch, write the rows' keys and values to the pool and attend to them.
 
     Shapes: query [1, heads, rows, head_dim], key and value [1, kv_heads, rows, head_dim]
         -> [1, rows, heads, head_dim].
@@ -102,18 +181,13 @@ def ragged_attention(
     _refuse_unknown(sliding_window, others)
     layer = cast(int, module.layer_idx)
     pool = ragged.pool
-    row = 0
-    for segment in ragged.segments:
-        rows = slice(row, row + segment.num_rows)
-        slot = segment.run.start + segment.first_position
-        pool.write(layer, slot, key[0, :, rows], value[0, :, rows])
-        row += segment.num_rows
     out = query.new_empty(1, ragged.num_rows, query.shape[1], query.shape[3])
-    for bucket in ragged.buckets:
-        keys, values = pool.view(layer, bucket.run_start, bucket.num_keys)
-        rows = slice(bucket.row, bucket.row + bucket.num_rows)
-        attended = _attend(query[0, :, rows], keys, values, bucket, scaling)
-        out[0, rows] = attended.transpose(0, 1)
+    for branch in ragged.branches:
+        pool.write(layer, branch.slot, key[0, :, branch.written], value[0, :, branch.written])
+        for bucket in branch.buckets:
+            keys, values = pool.view(layer, branch.run_start, bucket.num_keys)
+            attended = _attend(query[0, :, bucket.rows], keys, values, bucket, scaling)
+            out[0, bucket.rows] = attended.transpose(0, 1)
     return out, None
 
 

@@ -60,8 +60,10 @@ def make_pool(
 
 def row_positions(segments: Sequence[Segment], device: torch.device) -> Tensor:
     """Absolute positions of all rows of a pack. -> [rows] int64."""
-    parts = [torch.arange(s.first_position, s.first_position + s.num_rows) for s in segments]
-    return torch.cat(parts).to(device)
+    positions = [
+        segment.first_position + depth for segment in segments for depth in segment.depths()
+    ]
+    return torch.tensor(positions, device=device)
 
 
 def packing_keeps_bits(model: RaggedModel) -> bool:

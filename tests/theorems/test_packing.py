@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from s2d_ray.models.attention import Segment, ragged_attention
@@ -20,6 +23,13 @@ CPU = torch.device("cpu")
 PACKS = torch.backends.mkldnn.is_available()
 needs_packed_linears = pytest.mark.skipif(not PACKS, reason="this host has no oneDNN")
 families = pytest.mark.parametrize("family", ["llama", "qwen2"])
+
+TREE_MODELS = {
+    "float64": cache(lambda: RaggedModel(tiny_decoder(layers=3), 4_096)),
+    "packed": cache(
+        lambda: RaggedModel(tiny_decoder(dtype=torch.float32, layers=3, linear="packed"), 4_096)
+    ),
+}
 
 Pack = Sequence[tuple[int, int]]
 """One forward: (number of the text, rows of it) in packed order."""
@@ -210,3 +220,70 @@ def test_a_host_without_onednn_gets_portable_linears(monkeypatch: pytest.MonkeyP
     assert linear_kind("float32", CPU) == ("packed" if PACKS else "portable")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert linear_kind("float32", CPU) == "portable"
+
+
+def tree_of(shape: list[int]) -> tuple[int, ...]:
+    """A tree whose row i + 1 stands behind some row up to i."""
+    return tuple(choice % (row + 1) for row, choice in enumerate(shape))
+
+
+def path_to(parents: Sequence[int], row: int) -> list[int]:
+    path = [row]
+    while path[-1] > 0:
+        path.append(parents[path[-1] - 1])
+    return path[::-1]
+
+
+def assert_a_tree_is_its_branches(
+    model: RaggedModel, first: int, parents: tuple[int, ...], tolerance: float
+) -> None:
+    """Each row of the tree against the same path forwarded as a plain chain."""
+    num_rows = len(parents) + 1
+    prompt, guesses = make_text(0, first), make_text(3, num_rows)
+    run, beside = reserve(model, first + num_rows), reserve(model, first + num_rows)
+    for each in (run, beside):
+        for start in range(0, first, 256):
+            chunk = prompt[start : start + 256]
+            model.forward(chunk, [Segment(each, start, len(chunk))], [])
+    other = reserve(model, 8)
+    segments = [Segment(other, 0, 3), Segment(run, first, num_rows, parents)]
+    tree = model.forward([1, 2, 3, *guesses], segments, range(3, 3 + num_rows))
+    spine = Segment(run, first, num_rows, parents).paths()[-1]
+    for row in range(num_rows):
+        path = path_to(parents, row)
+        ids = [guesses[node] for node in path]
+        chain = model.forward(ids, [Segment(beside, first, len(ids))], [len(ids) - 1])[0]
+        torch.testing.assert_close(tree[row], chain, rtol=0, atol=tolerance)
+    # What stays in the cache is the spine: the row behind it sees the same keys as in a chain.
+    ids = [guesses[node] for node in spine]
+    model.forward(ids, [Segment(beside, first, len(ids))], [])
+    after = [Segment(each, first + len(spine), 1) for each in (run, beside)]
+    left, right = model.forward([5, 5], after, [0, 1])
+    torch.testing.assert_close(left, right, rtol=0, atol=tolerance)
+    for each in (run, beside, other):
+        model.pool.allocator.release(each)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.lists(st.integers(0, 40), min_size=1, max_size=20),
+    first=st.sampled_from([1, 50, 60, 63, 64]),
+)
+def test_a_tree_gives_every_row_what_its_own_branch_gives(shape: list[int], first: int) -> None:
+    with threads(1):
+        assert_a_tree_is_its_branches(TREE_MODELS["float64"](), first, tree_of(shape), 1e-9)
+
+
+@needs_packed_linears
+@pytest.mark.parametrize("first", [40, 60, 570, 1_083])
+@pytest.mark.parametrize("shape", [[0, 0, 1, 1, 2, 5, 6, 3], [0, 0, 0, 1, 4, 4, 5, 7, 8, 9, 2]])
+def test_a_tree_gives_every_row_the_bits_of_its_own_branch(first: int, shape: list[int]) -> None:
+    """Also behind 512 and 1,024 keys, and where branches cross a border of 64 positions."""
+    assert_a_tree_is_its_branches(TREE_MODELS["packed"](), first, tree_of(shape), 0.0)
+
+
+def test_the_spine_follows_first_children_and_comes_last() -> None:
+    segment = Segment(Run(0, 64), 10, 6, (0, 0, 1, 2, 4))
+    assert segment.depths() == [0, 1, 1, 2, 2, 3]
+    assert segment.paths() == [[0, 2, 4, 5], [0, 1, 3]]
+    assert Segment(Run(0, 64), 10, 3).paths() == [[0, 1, 2]]
