@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from s2d_ray.engine.draft_engine import DraftEngine
 from s2d_ray.engine.protocol import ProposeCall, ProposeReply, ProposeRow, RowReply, RowStatus
@@ -50,18 +51,22 @@ class Memory:
         return self._held[row.draft_session]
 
 
-def ok(row: ProposeRow, tokens: Sequence[int], **changes: object) -> RowReply:
-    """A well-formed answer that proposes `tokens`."""
+def chain(tokens: Sequence[int]) -> dict[str, Any]:
+    """The fields of a reply row whose nodes are a chain."""
     count = len(tokens)
-    reply = RowReply(
-        row.draft_session,
-        row.at_length,
-        RowStatus.OK,
-        tuple(tokens),
-        (DRAFTED_BY,) * count,
-        (0.5,) * count,
-    )
-    return replace(reply, **changes)  # type: ignore[arg-type]
+    return {
+        "tokens": tuple(tokens),
+        "drafted_by": (DRAFTED_BY,) * count,
+        "confidences": (0.5,) * count,
+        "parents": tuple(range(count)),
+        "ranks": (0,) * count,
+    }
+
+
+def ok(row: ProposeRow, tokens: Sequence[int], **changes: Any) -> RowReply:
+    """A well-formed answer that proposes a chain of `tokens`."""
+    reply = RowReply(row.draft_session, row.at_length, RowStatus.OK, **chain(tokens))
+    return replace(reply, **changes)
 
 
 def by_row(answer: RowScript) -> Script:
@@ -114,6 +119,32 @@ class Oracle:
         )
 
 
+class Forest(Oracle):
+    """Answers with random trees that hold the right text on some branch, seldom on the spine."""
+
+    def __call__(self, row: ProposeRow, committed: Sequence[int]) -> RowReply:
+        rng = self._random
+        tokens: list[int] = []
+        parents: list[int] = []
+        tip = 0
+        for token in self.truth(row, committed, row.plan.max_proposal):
+            behind = [tip, *rng.sample(range(len(tokens) + 1), min(2, len(tokens) + 1))]
+            wanted = [
+                (tip, token),
+                *((parent, rng.randrange(self._vocab_size)) for parent in behind),
+            ]
+            rng.shuffle(wanted)
+            for parent, guess in wanted:
+                if (parent, guess) not in zip(parents, tokens, strict=True):
+                    tokens.append(guess)
+                    parents.append(parent)
+            nodes = zip(parents, tokens, strict=True)
+            tip = 1 + next(node for node, pair in enumerate(nodes) if pair == (tip, token))
+            if rng.random() < self._error_rate:
+                break
+        return ok(row, tokens, parents=tuple(parents))
+
+
 def adversaries(oracle: Oracle, vocab_size: int, eos: int) -> dict[str, Script]:
     """Scripts that break the protocol or tempt the target, by name. Each is good for one run."""
 
@@ -148,6 +179,10 @@ def adversaries(oracle: Oracle, vocab_size: int, eos: int) -> dict[str, Script]:
         ),
         "warming with tokens": lambda row, ids: ok(row, [9, 9], status=RowStatus.WARMING),
         "busy with tokens": lambda row, ids: ok(row, [9, 9], status=RowStatus.BUSY),
+        "parents missing": lambda row, ids: ok(row, told(row, ids), parents=()),
+        "a node behind a later one": lambda row, ids: ok(row, [1, 2, 3], parents=(0, 2, 1)),
+        "two equal siblings": lambda row, ids: ok(row, [1, 1], parents=(0, 0)),
+        "ranks missing": lambda row, ids: ok(row, told(row, ids), ranks=(0,)),
         "silent about the row": lambda row, ids: None,
     }
     scripts = {name: by_row(answer) for name, answer in rows.items()}
@@ -206,10 +241,7 @@ def _exchanged(oracle: Oracle) -> Script:
         assert reply is not None
         tokens = [row.tokens for row in reply.rows]
         moved = [*tokens[1:], *tokens[:1]]
-        rows = [
-            replace(row, tokens=t, drafted_by=(DRAFTED_BY,) * len(t), confidences=(0.5,) * len(t))
-            for row, t in zip(reply.rows, moved, strict=True)
-        ]
+        rows = [replace(row, **chain(t)) for row, t in zip(reply.rows, moved, strict=True)]
         return replace(reply, rows=tuple(rows))
 
     return exchanged

@@ -33,6 +33,7 @@ from s2d_ray.models.attention import Segment
 from s2d_ray.models.kv_pool import RunAllocator
 from s2d_ray.models.text import TextStream
 from tests.scripted import Scripted
+from tests.tiny import tiny_vocabulary
 
 PATIENCE_S = 120.0
 """Longest wait for a text; only a hang reaches it."""
@@ -105,6 +106,11 @@ class Client:
         return self.ids, self.text, self.reason
 
 
+def parents_of(segment: Segment) -> Sequence[int]:
+    """For every row but the first, the row it stands behind."""
+    return segment.parents or range(segment.num_rows - 1)
+
+
 class Recording:
     """A model that also keeps the logits behind every prefix it is asked to score."""
 
@@ -123,9 +129,12 @@ class Recording:
         for segment in segments:
             held = self._held.setdefault(segment.run.start, [])
             del held[segment.first_position :]
-            for token_id in token_ids[row : row + segment.num_rows]:
-                held.append(token_id)
-                prefixes.append(tuple(held))
+            own = token_ids[row : row + segment.num_rows]
+            first = len(prefixes)
+            for parent, token_id in zip((None, *parents_of(segment)), own, strict=True):
+                before = tuple(held) if parent is None else prefixes[first + parent]
+                prefixes.append((*before, token_id))
+            held += [own[node] for node in segment.paths()[-1]]
             row += segment.num_rows
         logits: Tensor = self._model.forward(token_ids, segments, wanted_rows)
         for wanted, scores in zip(wanted_rows, logits, strict=True):
@@ -145,12 +154,18 @@ def make_engine(
     max_waiting: int = 64,
     prefill_chunk: int = 256,
 ) -> TargetBatch:
-    """A target engine over a model's pool. `text` is anything with a `tokenizer`."""
+    """A target engine over a model's pool. `text` has `tokenizer` and `token_bytes`."""
     limits = Limits(
         max_context, default_max_tokens, max_batch, max_waiting, prefill_chunk, model.vocab_size
     )
     pool = allocator or model.pool.allocator
-    return TargetBatch(limits, pool, eos, lambda stop: TextStream(text, stop), "replica")
+    return TargetBatch(
+        limits,
+        pool,
+        eos,
+        lambda params: TextStream(text, params.stop, params.min_tokens),
+        "replica",
+    )
 
 
 def no_draft() -> Scripted:
@@ -164,7 +179,9 @@ def send(loop: TargetLoop, jobs: Sequence[Job]) -> list[Client]:
     """Queue `jobs` in order. -> their clients."""
     clients = [Client() for _ in jobs]
     for job, client in zip(jobs, clients, strict=True):
-        loop.submit(job.request(), list(job.prompt_ids), client.publish)
+        wanted = job.sampling.format
+        grammar = wanted and tiny_vocabulary().start(wanted)
+        loop.submit(job.request(), list(job.prompt_ids), client.publish, grammar)
     return clients
 
 

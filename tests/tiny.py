@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,8 +25,10 @@ from transformers import (
 )
 
 from s2d_ray.models.attention import IMPLEMENTATION
+from s2d_ray.models.grammar import Vocabulary
 from s2d_ray.models.linear import LinearKind, replace_linears
 from s2d_ray.models.sorted_draft import DraftNetwork, cut_draft
+from s2d_ray.models.text import Text
 
 SPECIALS = ("<|end|>", "<|start|>")
 # The bytes of all printable ASCII characters, of a space, of a newline and of "ü".
@@ -111,14 +115,33 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def save_tiny_tokenizer(folder: Path) -> None:
+    """Tokenizer, chat template and end token of a tiny checkpoint."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer(), eos_token=SPECIALS[EOS])
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+
+
+@cache
+def tiny_text() -> Text:
+    """The text of every tiny checkpoint."""
+    with TemporaryDirectory() as folder:
+        save_tiny_tokenizer(Path(folder))
+        return Text(Path(folder))
+
+
+@cache
+def tiny_vocabulary() -> Vocabulary:
+    """The tokens of every tiny checkpoint, for grammars."""
+    return Vocabulary(tiny_text(), VOCAB_SIZE)
+
+
 def tiny_checkpoint(folder: Path, family: str = "llama", *, layers: int = 6, seed: int = 0) -> Path:
     """Save `tiny_decoder(family, float32, layers, seed)` with its tokenizer; -> the folder."""
     model = tiny_decoder(family, torch.float32, layers, seed)
     model.generation_config = GenerationConfig(eos_token_id=EOS)
     model.save_pretrained(folder)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer(), eos_token=SPECIALS[EOS])
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
+    save_tiny_tokenizer(folder)
     return folder
 
 

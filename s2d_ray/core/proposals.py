@@ -6,7 +6,7 @@ Row 0 of a round is the last committed token (the root); node i of the proposal 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -48,20 +48,38 @@ class Proposal:
                 return node + 1
         return None
 
-    def cut(self, max_depth: int, terminal: Collection[int]) -> Proposal:
-        """Drop nodes deeper than `max_depth` and all that hangs behind a terminal token (EOS)."""
-        depths = self.depths()
+    def spine(self) -> list[int]:
+        """Rows along first children, the root excluded: the branch that stays in the cache."""
+        rows: list[int] = []
+        while (rows[-1] if rows else 0) in self.parents:
+            rows.append(self.parents.index(rows[-1] if rows else 0) + 1)
+        return rows
+
+    def pruned(self, keep: Callable[[int], bool]) -> tuple[Proposal, tuple[int, ...]]:
+        """Drop nodes that `keep` refuses and all behind them. -> the rest, and its old numbers.
+
+        keep is asked of each node whose ancestors all stay, in their order.
+        """
         new_row = {0: 0}
-        tokens: list[int] = []
-        parents: list[int] = []
-        for node, (token, parent) in enumerate(zip(self.tokens, self.parents, strict=True)):
+        kept: list[int] = []
+        for node, parent in enumerate(self.parents):
+            if parent in new_row and keep(node):
+                kept.append(node)
+                new_row[node + 1] = len(kept)
+        tokens = tuple(self.tokens[node] for node in kept)
+        parents = tuple(new_row[self.parents[node]] for node in kept)
+        return Proposal(tokens, parents), tuple(kept)
+
+    def within(self, max_depth: int, terminal: Collection[int]) -> Callable[[int], bool]:
+        """For `pruned`: nodes at most so deep and not behind a terminal token, such as EOS."""
+        depths = self.depths()
+
+        def keep(node: int) -> bool:
+            parent = self.parents[node]
             behind_end = parent > 0 and self.tokens[parent - 1] in terminal
-            if depths[node + 1] > max_depth or behind_end or parent not in new_row:
-                continue
-            new_row[node + 1] = len(tokens) + 1
-            tokens.append(token)
-            parents.append(new_row[parent])
-        return Proposal(tuple(tokens), tuple(parents))
+            return depths[node + 1] <= max_depth and not behind_end
+
+        return keep
 
 
 EMPTY = Proposal((), ())

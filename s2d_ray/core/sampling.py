@@ -1,13 +1,79 @@
 """Logits processors: what the target may draw from. Only the target applies them.
 
-A processor maps one row of logits to one row of logits with some ids set to -inf. It must be a
-function of the row and the committed text alone; then coupling keeps every processor exact.
+A processor maps one row of logits to one row of logits. It is a function of the row and of the
+text before it alone; coupling then keeps every processor exact. The order is that of the field:
+penalties, bias, bans, then top-k, top-p and min-p at the row's temperature.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from s2d_ray.core.params import SamplingParams
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a row knows of the text before it, beside its logits.
+
+    prompt_ids, output_ids: only for rows with penalties; in a proposal the output includes the
+        row's ancestors and the row itself. banned: ids that must not come now.
+    allowed: [vocab] bool, what a grammar permits, None for everything.
+    """
+
+    prompt_ids: Sequence[int] = ()
+    output_ids: Sequence[int] = ()
+    banned: Sequence[int] = ()
+    allowed: Tensor | None = None
+
+
+def process_logits(logits: Tensor, params: SamplingParams, past: Past) -> Tensor:
+    """The scores a token is drawn from. Shapes: [vocab] -> [vocab]."""
+    if params.penalises:
+        logits = penalise(logits, params, past)
+    if params.logit_bias:
+        ids, addends = zip(*params.logit_bias, strict=True)
+        logits = logits.index_add(0, _ids(ids, logits), logits.new_tensor(addends))
+    logits = ban(logits, past)
+    if params.temperature == 0.0:
+        return logits  # the best id survives all that follows
+    logits = keep_top_k(logits, params.top_k)
+    logits = keep_top_p(logits, params.temperature, params.top_p)
+    return keep_min_p(logits, params.temperature, params.min_p)
+
+
+def penalise(logits: Tensor, params: SamplingParams, past: Past) -> Tensor:
+    """Repetition, frequency and presence penalties. Shapes: [vocab] -> [vocab].
+
+    Repetition (Keskar et al., arXiv 1909.05858) divides positive and multiplies negative scores of
+    ids in prompt or output; the other two subtract, per occurrence and once, for ids of the output.
+    """
+    out = logits.clone()
+    if params.repetition_penalty != 1.0:
+        seen = _ids([*past.prompt_ids, *past.output_ids], logits).unique()
+        scores = out[seen]
+        factor = params.repetition_penalty
+        out[seen] = torch.where(scores > 0, scores / factor, scores * factor)
+    if past.output_ids:
+        ids, counts = _ids(past.output_ids, logits).unique(return_counts=True)
+        out[ids] -= params.frequency_penalty * counts + params.presence_penalty
+    return out
+
+
+def ban(logits: Tensor, past: Past) -> Tensor:
+    """-inf for what must not come. A grammar outranks `banned` where both would leave nothing."""
+    if past.allowed is not None:
+        logits = logits.masked_fill(~past.allowed, -torch.inf)
+    if past.banned:
+        left = logits.index_fill(0, _ids(past.banned, logits), -torch.inf)
+        if past.allowed is None or bool(torch.isfinite(left).any()):
+            return left
+    return logits
 
 
 def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
@@ -34,8 +100,16 @@ def keep_top_p(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     return logits.index_fill(0, banned[banned != order[0]], -torch.inf)
 
 
-def process_logits(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """Apply top-k, then top-p, in the order `transformers` applies them. [vocab] -> [vocab]."""
-    if temperature == 0.0:
-        return logits  # the best id survives both
-    return keep_top_p(keep_top_k(logits, top_k), temperature, top_p)
+def keep_min_p(logits: Tensor, temperature: float, min_p: float) -> Tensor:
+    """Ban ids less than `min_p` times as likely as the best one. Shapes: [vocab] -> [vocab].
+
+    Source: Nguyen et al., arXiv 2407.01082. Probabilities are those at `temperature`.
+    """
+    if min_p <= 0.0 or temperature == 0.0:
+        return logits
+    floor = logits.max() + temperature * math.log(min_p)
+    return logits.masked_fill(logits < floor, -torch.inf)
+
+
+def _ids(ids: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(ids, dtype=torch.int64, device=like.device)

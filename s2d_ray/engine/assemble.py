@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from s2d_ray.config import DraftConfig, TargetConfig
@@ -17,6 +18,7 @@ from s2d_ray.engine.target_engine import EngineStatus, Publish
 from s2d_ray.engine.target_loop import TargetLoop, Turn
 from s2d_ray.errors import ModelError, RequestError
 from s2d_ray.models import draft_files
+from s2d_ray.models.grammar import Vocabulary
 from s2d_ray.models.loading import choose_device, load_target_decoder
 from s2d_ray.models.ragged import RaggedModel, packing_keeps_bits
 from s2d_ray.models.text import Text, TextStream
@@ -32,10 +34,19 @@ class Target:
     loop: TargetLoop
     bitwise_exact: bool
 
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.text, self.model.vocab_size)
+
     def prepare(self, request: GenerateRequest) -> Callable[[Publish], None]:
         """See `TargetEngine`."""
+        sampling = request.sampling
         prompt_ids = self._encode(request.prompt)
-        return lambda publish: self.loop.submit(request, prompt_ids, publish)
+        self._checked([token_id for token_id, _ in sampling.logit_bias], "logit_bias")
+        self._checked(sampling.stop_token_ids, "stop_token_ids")
+        wanted = sampling.format
+        grammar = None if wanted is None else self._vocabulary.start(wanted)
+        return lambda publish: self.loop.submit(request, prompt_ids, publish, grammar)
 
     def abort(self, request_id: str) -> None:
         """See `TargetEngine`."""
@@ -111,7 +122,7 @@ def make_target(
         limits,
         model.pool.allocator,
         text.eos_token_ids,
-        lambda stop: TextStream(text, stop),
+        lambda sampling: TextStream(text, sampling.stop, sampling.min_tokens),
         replica,
     )
     loop = TargetLoop(batch, model, proposer, turn=turn, num_threads=config.num_threads)

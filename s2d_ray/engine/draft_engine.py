@@ -25,6 +25,9 @@ from s2d_ray.models.kv_pool import KVPool
 WARM_EVERY = 4
 """With active rows, one step in this many prefills instead of drafting."""
 
+MAX_TREE_NODES = 64
+"""A tree of this size grows on as a chain."""
+
 MAX_REPLICAS = 4_096
 """Replica lives whose last call number is remembered."""
 
@@ -51,11 +54,34 @@ class _Row:
     session: DraftSession
     request: ProposeRow
     deadline_s: float
+    hints: Tensor | None = None  # [head_size], what the target will add to these scores
+    tip: int = 0  # row of the spine's last node, 0 for the committed text
     tokens: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
     drafted_by: list[int] = field(default_factory=list)
     confidences: list[float] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
+    num_levels: int = 0
     path_confidence: float = 1.0
     done: bool = False
+
+    @property
+    def num_guesses(self) -> int:
+        """Guesses wanted behind the tip; one once the tree is as large as a tree may be."""
+        width = self.request.plan.width_at(self.num_levels)
+        return width if len(self.tokens) + width <= MAX_TREE_NODES else 1
+
+    def grow(self, guesses: Sequence[_Guess], drafted_by: int) -> None:
+        """Hang guesses behind the tip; the first, likeliest one is the new tip."""
+        tip = self.tip
+        for rank, guess in enumerate(guesses):
+            self.tokens.append(guess.token)
+            self.parents.append(tip)
+            self.drafted_by.append(drafted_by)
+            self.confidences.append(guess.confidence)
+            self.ranks.append(rank)
+        self.tip = len(self.tokens) - len(guesses) + 1
+        self.num_levels += 1
 
     def reply(self) -> RowReply:
         return RowReply(
@@ -65,6 +91,8 @@ class _Row:
             tuple(self.tokens),
             tuple(self.drafted_by),
             tuple(self.confidences),
+            tuple(self.parents),
+            tuple(self.ranks),
         )
 
 
@@ -83,7 +111,7 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Guess:
-    """A sub-model's best token for a row."""
+    """One of a sub-model's best tokens for a row."""
 
     token: int
     confidence: float
@@ -104,6 +132,7 @@ class DraftEngine:
         self._network = network
         self._num_groups = len(network.exit_layers)
         self._eos = frozenset(eos_token_ids)
+        self._head_index = {int(i): index for index, i in enumerate(network.head_ids)}
         self._prefill_chunk = prefill_chunk
         self._max_debt = max_debt
         self._idle_s = idle_s
@@ -214,7 +243,18 @@ class DraftEngine:
             if key not in self._warming:
                 self._warming.append(key)
             return self._answer(request, RowStatus.WARMING)
-        return _Row(key, session, request, deadline_s, done=request.plan.max_proposal == 0)
+        idle = request.plan.max_proposal == 0
+        return _Row(key, session, request, deadline_s, hints=self._hints(request), done=idle)
+
+    def _hints(self, request: ProposeRow) -> Tensor | None:
+        """The row's biases and bans on the trimmed vocabulary, None if it has none there."""
+        addends = dict(request.logit_bias) | dict.fromkeys(request.banned, -torch.inf)
+        known = {i: value for i, value in addends.items() if i in self._head_index}
+        if not known:
+            return None
+        hints = torch.zeros(len(self._head_index), device=self._network.head_ids.device)
+        hints[[self._head_index[i] for i in known]] = hints.new_tensor(list(known.values()))
+        return hints
 
     @staticmethod
     def _answer(request: ProposeRow, status: RowStatus, needs_from: int = 0) -> RowReply:
@@ -233,16 +273,16 @@ class DraftEngine:
         for submodel in range(self._num_groups):
             guesses = self._run_submodel(submodel, climbing)
             deeper = []
-            for row, guess in zip(climbing, guesses, strict=True):
-                if self._goes_deeper(row, submodel, guess):
+            for row, best in zip(climbing, guesses, strict=True):
+                if self._goes_deeper(row, submodel, best[0]):
                     deeper.append(row)
                 else:
-                    self._take(row, submodel, guess)
+                    self._take(row, submodel, best)
             climbing = deeper
             if not climbing:
                 return
 
-    def _run_submodel(self, submodel: int, rows: list[_Row]) -> list[_Guess]:
+    def _run_submodel(self, submodel: int, rows: list[_Row]) -> list[list[_Guess]]:
         """Bring one layer group up to date for some rows and score their last positions."""
         segments, token_ids = [], []
         for row in rows:
@@ -255,20 +295,24 @@ class DraftEngine:
                 self.counters["caught_up_positions"] += segments[-1].num_rows - 1
         hidden = self._network.run_group(submodel, token_ids, segments)
         logits = self._network.exit_logits(submodel, hidden)
-        return [self._guess(row, scores) for row, scores in zip(rows, logits, strict=True)]
+        return [self._guesses(row, scores) for row, scores in zip(rows, logits, strict=True)]
 
-    def _guess(self, row: _Row, logits: Tensor) -> _Guess:
-        """The likeliest token under the noise the target will draw with. logits [head_size]."""
+    def _guesses(self, row: _Row, logits: Tensor) -> list[_Guess]:
+        """The likeliest tokens under the noise the target will draw with. logits [head_size].
+
+        The k best of the perturbed scores keep a tree exact at any temperature (design D2).
+        """
         scores = perturbed_scores(
-            logits.float(),
+            logits.float() if row.hints is None else logits.float() + row.hints,
             row.request.temperature,
             row.request.seed,
             len(row.session.ids),
             self._network.head_ids,
         )
-        best = torch.argmax(scores)
-        confidence = torch.softmax(scores, dim=-1)[best]
-        return _Guess(int(self._network.head_ids[best]), float(confidence))
+        best = torch.topk(scores, min(row.num_guesses, len(scores)))
+        tokens: list[int] = self._network.head_ids[best.indices].tolist()
+        confidences: list[float] = torch.softmax(scores, dim=-1)[best.indices].tolist()
+        return [_Guess(*pair) for pair in zip(tokens, confidences, strict=True)]
 
     def _goes_deeper(self, row: _Row, submodel: int, guess: _Guess) -> bool:
         if not row.request.plan.goes_deeper(submodel, guess.confidence, self._num_groups):
@@ -280,20 +324,18 @@ class DraftEngine:
             return False
         return True
 
-    def _take(self, row: _Row, submodel: int, guess: _Guess) -> None:
-        """Append a guess to its row, or end the row without it."""
-        plan = row.request.plan
-        row.path_confidence *= guess.confidence
+    def _take(self, row: _Row, submodel: int, guesses: list[_Guess]) -> None:
+        """Append guesses to their row's tree and go on behind the best, or end the row."""
+        plan, best = row.request.plan, guesses[0]
+        row.path_confidence *= best.confidence
         if plan.stops(row.path_confidence):
             row.done = True
             return
-        row.tokens.append(guess.token)
-        row.drafted_by.append(self._network.exit_layers[submodel])
-        row.confidences.append(guess.confidence)
-        row.session.append((guess.token,))
+        row.grow(guesses, self._network.exit_layers[submodel])
+        row.session.append((best.token,))
         self.counters[f"drafted_by_{self._network.exit_layers[submodel]}"] += 1
         room = row.request.max_length - len(row.session.ids)
-        row.done = len(row.tokens) >= plan.max_proposal or guess.token in self._eos or room <= 0
+        row.done = row.num_levels >= plan.max_proposal or best.token in self._eos or room <= 0
 
     def _warm_step(self) -> None:
         """Run one chunk of one warming session through every layer group."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Protocol
 
-from s2d_ray.core.proposals import EMPTY, Proposal
+from s2d_ray.core.proposals import EMPTY, Proposal, Verdict
+from s2d_ray.core.sampling import Past
+from s2d_ray.engine.drawing import Draw, Drawn, Grammar
 from s2d_ray.engine.messages import (
     Delta,
     Event,
@@ -13,10 +17,12 @@ from s2d_ray.engine.messages import (
     FinishReason,
     GenerateRequest,
     Mode,
+    RoundCount,
+    TokenLogprob,
     TokenTrace,
     Usage,
 )
-from s2d_ray.engine.protocol import EMPTY_DIGEST, ProposeRow, RowReply, extend_digest
+from s2d_ray.engine.protocol import EMPTY_DIGEST, ProposeRow, extend_digest
 from s2d_ray.models.kv_pool import Run
 
 
@@ -37,37 +43,58 @@ class TextSink(Protocol):
 
     def finish(self) -> str: ...
 
+    def token_bytes(self, token_id: int) -> bytes: ...
+
 
 @dataclass(frozen=True)
-class Emitted:
-    """One token of a round, in order."""
+class Origin:
+    """Whose guess a node of a proposal is; see `protocol.RowReply`."""
 
-    token: int
-    drafted_by: int | None
-    confidence: float | None
+    drafted_by: int | None = None
+    confidence: float | None = None
+    rank: int | None = None
+
+
+OWN = Origin()
+"""The target's own token."""
 
 
 class Sequence:
-    """A running or waiting request. Invariant while decoding: num_computed == len(ids) - 1."""
+    """A running or waiting request.
+
+    Keys and values of ids[:num_computed] are in the cache. While decoding, at least the last id is
+    not; after a guess off the spine was accepted, neither are the ids from that guess on.
+    """
 
     def __init__(
-        self, request: GenerateRequest, prompt_ids: list[int], max_length: int, sink: TextSink
+        self,
+        request: GenerateRequest,
+        prompt_ids: list[int],
+        max_length: int,
+        sink: TextSink,
+        eos: frozenset[int],
+        grammar: Grammar | None = None,
     ) -> None:
         self.request = request
         self.ids = list(prompt_ids)
         self.num_prompt = len(prompt_ids)
         self.max_length = max_length
+        sampling = request.sampling
+        own_ends = frozenset() if sampling.ignore_eos else eos
+        self.ends = own_ends | frozenset(sampling.stop_token_ids)
+        self.grammar = grammar
         self.run: Run | None = None
         self.num_computed = 0
         self.digest = extend_digest(EMPTY_DIGEST, prompt_ids)
         self.draft_base = 0
         self.proposal = EMPTY
-        self._reply: RowReply | None = None
+        self._origins: tuple[Origin, ...] = ()
         self._sink = sink
         self.finish_reason: FinishReason | None = None
         self.num_rounds = 0
         self.num_drafted = 0
-        self.accepted_by: dict[int, int] = {}
+        self.accepted_by: Counter[int] = Counter()
+        self.rounds_by_length: Counter[tuple[int, int]] = Counter()
         self.num_misses = 0
 
     @property
@@ -98,50 +125,127 @@ class Sequence:
             plan=self.request.plan,
             seed=sampling.seed,
             temperature=sampling.temperature,
+            logit_bias=sampling.logit_bias,
+            banned=self._banned(len(self.ids)),
         )
 
-    def accept_proposal(self, proposal: Proposal, reply: RowReply) -> None:
-        """Take a checked proposal into the next round."""
+    def accept_proposal(self, proposal: Proposal, origins: tuple[Origin, ...]) -> None:
+        """Take a checked proposal into the next round; one origin per node."""
         self.proposal = proposal
-        self._reply = reply
+        self._origins = origins
         self.num_drafted += len(proposal.tokens)
 
-    def emit(self, tokens: tuple[int, ...], num_accepted: int, eos: frozenset[int]) -> list[Event]:
-        """Commit a round's tokens in order; what follows an end is dropped and counted nowhere."""
-        self.num_rounds += self.decoding
+    def admissible(self, proposal: Proposal) -> tuple[Proposal, tuple[int, ...]]:
+        """The part of a proposal that could be committed, and which nodes it kept.
+
+        Cut: what lies behind the budget, the plan's depth or an end, and what a grammar forbids.
+        """
+        longest = min(self.request.plan.max_proposal, self.num_remaining - 1)
+        within = proposal.within(longest, self.ends)
+        if self.grammar is None:
+            return proposal.pruned(within)
+        states: dict[int, Grammar] = {0: self.grammar}
+        depths = proposal.depths()
+
+        def keep(node: int) -> bool:
+            token, before = proposal.tokens[node], states[proposal.parents[node]]
+            num_left = self.num_remaining - depths[node + 1] + 1
+            if not within(node) or not before.fits(token, num_left):
+                return False
+            states[node + 1] = before.after(token)
+            return True
+
+        return proposal.pruned(keep)
+
+    def draws(self) -> list[Draw]:
+        """How to draw behind the last id and behind every node of the proposal."""
+        paths: list[tuple[int, ...]] = [()]
+        states: list[Grammar | None] = [self.grammar]
+        for token, parent in zip(self.proposal.tokens, self.proposal.parents, strict=True):
+            before = states[parent]
+            paths.append((*paths[parent], token))
+            states.append(before and before.after(token))
+        return [self._draw(path, state) for path, state in zip(paths, states, strict=True)]
+
+    def _draw(self, path: tuple[int, ...], state: Grammar | None) -> Draw:
+        position = len(self.ids) + len(path)
+        num_left = self.num_remaining - len(path)
+        past = self._past(path, position, state)
+        return Draw(self.request.sampling, position, past, state, num_left)
+
+    def _past(self, path: tuple[int, ...], position: int, state: Grammar | None) -> Past:
+        allowed = None if state is None else state.allowed
+        banned = self._banned(position)
+        if not self.request.sampling.penalises:
+            return Past(banned=banned, allowed=allowed)
+        prompt, output = self.ids[: self.num_prompt], self.ids[self.num_prompt :]
+        return Past(prompt, [*output, *path], banned, allowed)
+
+    def _banned(self, position: int) -> tuple[int, ...]:
+        """Ids that must not stand at `position`: an end, while the text is too short."""
+        too_short = position < self.num_prompt + self.request.sampling.min_tokens
+        return tuple(self.ends) if too_short else ()
+
+    def emit(self, verdict: Verdict, drawn: Items[Drawn]) -> list[Event]:
+        """Commit a round's tokens in order; what follows an end is dropped and counted nowhere.
+
+        drawn: [1 + nodes], the draws behind the last id and every node of the proposal.
+        """
+        if self.decoding:
+            self.num_rounds += 1
+        before = sum(self.accepted_by.values())
+        num_held = len(self.ids) + _num_on_spine(self.proposal, verdict)
         text: list[str] = []
         traces: list[TokenTrace] = []
-        for index, token in enumerate(tokens):
-            emitted = self._attribute(index, token, index < num_accepted)
-            if emitted.drafted_by is not None:
-                self.accepted_by[emitted.drafted_by] = (
-                    self.accepted_by.get(emitted.drafted_by, 0) + 1
-                )
-            piece = self._append(token, eos)
+        for index, row in enumerate((0, *verdict.path)):
+            node = verdict.path[index] - 1 if index < len(verdict.path) else None
+            origin = OWN if node is None else self._origins[node]
+            if origin.drafted_by is not None:
+                self.accepted_by[origin.drafted_by] += 1
+            piece = self._append(drawn[row].token)
             text.append(piece)
-            traces.append(
-                TokenTrace(token, piece, emitted.drafted_by, emitted.confidence, self.num_rounds)
-            )
+            if self.request.shows_tokens:
+                traces.append(self._trace(drawn[row], piece, origin))
             if self.finish_reason is not None:
                 break
-        self.proposal, self._reply = EMPTY, None
-        self.num_computed = len(self.ids) - 1
+        if self.num_rounds:
+            depth = max(self.proposal.depths())
+            accepted = sum(self.accepted_by.values()) - before
+            self.rounds_by_length[depth, accepted] += 1
+        self.proposal, self._origins = EMPTY, ()
+        self.num_computed = min(num_held, len(self.ids) - 1)
         return self._events("".join(text), traces)
 
-    def _attribute(self, index: int, token: int, accepted: bool) -> Emitted:
-        if not accepted or self._reply is None:
-            return Emitted(token, None, None)
-        return Emitted(token, self._reply.drafted_by[index], self._reply.confidences[index])
+    def _trace(self, drawn: Drawn, piece: str, origin: Origin) -> TokenTrace:
+        logprob = None
+        if drawn.logprob is not None:
+            logprob = self._logprob(drawn.token, drawn.logprob)
+        return TokenTrace(
+            drawn.token,
+            piece,
+            origin.drafted_by,
+            origin.confidence,
+            self.num_rounds,
+            origin.rank,
+            logprob,
+            tuple(self._logprob(token, value) for token, value in drawn.alternatives),
+            drawn.token in self.ends,
+        )
 
-    def _append(self, token: int, eos: frozenset[int]) -> str:
+    def _logprob(self, token: int, value: float) -> TokenLogprob:
+        return TokenLogprob(token, self._sink.token_bytes(token), value)
+
+    def _append(self, token: int) -> str:
         """Add one token and see whether it ends the text. -> text that became final."""
         self.ids.append(token)
         self.digest = extend_digest(self.digest, (token,))
-        if token in eos:
+        if self.grammar is not None:
+            self.grammar = self.grammar.after(token)
+        if token in self.ends:
             self.finish_reason = FinishReason.STOP
             return ""
         piece = self._sink.push(token)
-        if piece.stopped:
+        if piece.stopped or (self.grammar is not None and self.grammar.finished):
             self.finish_reason = FinishReason.STOP
         elif self.num_remaining <= 0:
             self.finish_reason = FinishReason.LENGTH
@@ -150,8 +254,7 @@ class Sequence:
     def _events(self, text: str, traces: list[TokenTrace]) -> list[Event]:
         if self.finish_reason is not None:
             text += self._sink.finish()
-        shown = tuple(traces) if self.request.shows_tokens else ()
-        events: list[Event] = [Delta(text, shown)] if text or shown else []
+        events: list[Event] = [Delta(text, tuple(traces))] if text or traces else []
         if self.finish_reason is not None:
             events.append(Finished(self.finish_reason, self.usage()))
         return events
@@ -166,4 +269,18 @@ class Sequence:
             accepted_tokens=sum(self.accepted_by.values()),
             accepted_by_submodel=dict(sorted(self.accepted_by.items())),
             draft_misses=self.num_misses,
+            rounds_by_length=tuple(
+                RoundCount(drafted, accepted, rounds)
+                for (drafted, accepted), rounds in sorted(self.rounds_by_length.items())
+            ),
         )
+
+
+def _num_on_spine(proposal: Proposal, verdict: Verdict) -> int:
+    """Accepted nodes whose keys and values stay in the cache."""
+    common = 0
+    for accepted, held in zip(verdict.path, proposal.spine(), strict=False):
+        if accepted != held:
+            break
+        common += 1
+    return common

@@ -11,7 +11,9 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from s2d_ray.core.proposals import EMPTY, Proposal, verify
+from s2d_ray.core.params import SamplingParams
+from s2d_ray.core.proposals import Proposal, verify
+from s2d_ray.engine.drawing import Draw, Drawn, Grammar
 from s2d_ray.engine.messages import Event, GenerateRequest, Mode, Started
 from s2d_ray.engine.protocol import (
     ProposeCall,
@@ -19,10 +21,13 @@ from s2d_ray.engine.protocol import (
     RowReply,
     RowStatus,
 )
-from s2d_ray.engine.sequence import Sequence, TextSink
+from s2d_ray.engine.sequence import Origin, Sequence, TextSink
 from s2d_ray.errors import RequestError, Unavailable
 from s2d_ray.models.attention import Segment
 from s2d_ray.models.kv_pool import RunAllocator
+
+MAX_NODES = 1_024
+"""A reply row with more nodes than this is not looked at."""
 
 MAX_CLOSED = 1_024
 """Ended sessions remembered for the draft; it forgets idle ones by itself."""
@@ -38,17 +43,6 @@ class Limits:
     max_waiting: int
     prefill_chunk: int
     vocab_size: int
-
-
-@dataclass(frozen=True)
-class Draw:
-    """How one wanted row is drawn; `position` is that of the token to be drawn."""
-
-    seed: int
-    position: int
-    temperature: float
-    top_k: int
-    top_p: float
 
 
 @dataclass
@@ -73,7 +67,7 @@ class TargetBatch:
         limits: Limits,
         allocator: RunAllocator,
         eos_token_ids: frozenset[int],
-        make_sink: Callable[[tuple[str, ...]], TextSink],
+        make_sink: Callable[[SamplingParams], TextSink],
         replica: str,
     ) -> None:
         self.limits = limits
@@ -111,7 +105,9 @@ class TargetBatch:
         wanted = num_prompt + (max_tokens or limits.default_max_tokens)
         return min(wanted, limits.max_context)
 
-    def add(self, request: GenerateRequest, prompt_ids: list[int]) -> Started:
+    def add(
+        self, request: GenerateRequest, prompt_ids: list[int], grammar: Grammar | None = None
+    ) -> Started:
         """Queue a request. Raises RequestError (too long) or Unavailable (queue full)."""
         if not prompt_ids:
             raise RequestError("the prompt is empty", param="messages")
@@ -123,8 +119,9 @@ class TargetBatch:
             )
         if self.queue_depth >= self.limits.max_batch + self.limits.max_waiting:
             raise Unavailable("this target's queue is full; try again", code="queue_full")
-        sink = self._make_sink(request.sampling.stop)
-        self._waiting.append(Sequence(request, prompt_ids, max_length, sink))
+        _check_closing(grammar, max_length - len(prompt_ids))
+        sink = self._make_sink(request.sampling)
+        self._waiting.append(Sequence(request, prompt_ids, max_length, sink, self._eos, grammar))
         self.counters["requests"] += 1
         return Started(len(prompt_ids))
 
@@ -191,20 +188,28 @@ class TargetBatch:
         elif row.status in (RowStatus.OK, RowStatus.WARMING):
             sequence.draft_base = len(sequence.ids)
         if row.status is RowStatus.OK and row.tokens:
-            proposal = self._checked(row, sequence)
-            if proposal.tokens:
-                sequence.accept_proposal(proposal, row)
-                self.counters["proposals"] += 1
+            self._take_proposal(row, sequence)
 
-    def _checked(self, row: RowReply, sequence: Sequence) -> Proposal:
-        """The row's chain cut to what may be committed; empty if it is not a chain of ids."""
-        lengths = {len(row.tokens), len(row.drafted_by), len(row.confidences)}
+    def _take_proposal(self, row: RowReply, sequence: Sequence) -> None:
+        """Take what may be committed of a row's tree; nothing if it is not a tree of ids."""
+        nodes = [row.tokens, row.parents, row.drafted_by, row.confidences, row.ranks]
         legal = all(0 <= token < self.limits.vocab_size for token in row.tokens)
-        if len(lengths) != 1 or not legal:
+        try:
+            if not legal or len({*map(len, nodes)}) != 1 or len(row.tokens) > MAX_NODES:
+                raise ValueError("not a tree of this target's ids")
+            whole = Proposal(row.tokens, row.parents)
+        except ValueError:
             self.counters["illegal_rows"] += 1
-            return EMPTY
-        longest = min(sequence.request.plan.max_proposal, sequence.num_remaining - 1)
-        return Proposal.chain(row.tokens[:longest]).cut(longest, self._eos)
+            return
+        proposal, kept = sequence.admissible(whole)
+        if proposal.tokens:
+            origins = tuple(
+                Origin(row.drafted_by[node], row.confidences[node], row.ranks[node])
+                for node in kept
+            )
+            sequence.accept_proposal(proposal, origins)
+            self.counters["proposals"] += 1
+            self.counters["tree_proposals"] += proposal != Proposal.chain(proposal.tokens)
 
     def plan(self) -> Step | None:
         """The next packed forward over decoding rows, proposals and a chunk of prompt."""
@@ -212,15 +217,14 @@ class TargetBatch:
         step = Step()
         budget = self.limits.prefill_chunk
         for sequence in self._running:
+            first = sequence.num_computed
             if sequence.decoding:
-                tokens = [sequence.ids[-1], *sequence.proposal.tokens]
-                self._pack(step, sequence, tokens, num_wanted=len(tokens))
+                self._pack(step, sequence, sequence.ids[first:], sequence.draws())
             elif budget > 0:
-                first = sequence.num_computed
                 tokens = sequence.ids[first : first + budget]
                 budget -= len(tokens)
                 complete = first + len(tokens) == sequence.num_prompt
-                self._pack(step, sequence, tokens, num_wanted=int(complete))
+                self._pack(step, sequence, tokens, sequence.draws() if complete else [])
                 sequence.num_computed += len(tokens)
         if not step.token_ids:
             return None
@@ -238,21 +242,23 @@ class TargetBatch:
             self._running.append(sequence)
 
     @staticmethod
-    def _pack(step: Step, sequence: Sequence, tokens: list[int], num_wanted: int) -> None:
+    def _pack(step: Step, sequence: Sequence, tokens: list[int], draws: list[Draw]) -> None:
+        """Rows of committed ids, then those of the proposal; the last committed one and all of the
+        proposal's are scored, one draw for each."""
         assert sequence.run is not None
-        first_position = len(sequence.ids) - 1 if sequence.decoding else sequence.num_computed
-        step.segments.append(Segment(sequence.run, first_position, len(tokens)))
-        step.token_ids += tokens
-        end = len(step.token_ids)
-        sampling = sequence.request.sampling
-        for row in range(end - num_wanted, end):
-            position = first_position + len(tokens) - (end - row) + 1
-            step.wanted_rows.append(row)
-            step.draws.append(
-                Draw(sampling.seed, position, sampling.temperature, sampling.top_k, sampling.top_p)
-            )
-        if num_wanted:
-            step.drawing.append((sequence, num_wanted))
+        proposal = sequence.proposal
+        root = len(tokens) - 1
+        parents = (*range(root), *(root + parent for parent in proposal.parents))
+        rows = [*tokens, *proposal.tokens]
+        if parents == tuple(range(len(rows) - 1)):
+            parents = ()  # a chain
+        step.segments.append(Segment(sequence.run, sequence.num_computed, len(rows), parents))
+        step.token_ids += rows
+        if draws:
+            end = len(step.token_ids)
+            step.wanted_rows += range(end - len(draws), end)
+            step.draws += draws
+            step.drawing.append((sequence, len(draws)))
 
     def _count(self, step: Step) -> None:
         self.counters["forwards"] += 1
@@ -261,16 +267,17 @@ class TargetBatch:
         self.counters["shared_forwards"] += len(step.segments) > 1
         self.counters["largest_batch"] = max(self.counters["largest_batch"], len(step.segments))
 
-    def commit(self, step: Step, drawn: list[int]) -> list[tuple[str, Event]]:
+    def commit(self, step: Step, drawn: list[Drawn]) -> list[tuple[str, Event]]:
         """Verify every proposal against the target's own draws. -> (request id, event)."""
         events: list[tuple[str, Event]] = []
         start = 0
         for sequence, num_wanted in step.drawing:
-            verdict = verify(sequence.proposal, drawn[start : start + num_wanted])
+            own = drawn[start : start + num_wanted]
             start += num_wanted
+            verdict = verify(sequence.proposal, [each.token for each in own])
             num_drafted = len(sequence.proposal.tokens)
             before = sum(sequence.accepted_by.values())
-            told = sequence.emit(verdict.tokens, len(verdict.path), self._eos)
+            told = sequence.emit(verdict, own)
             num_accepted = sum(sequence.accepted_by.values()) - before
             self.counters["drafted_tokens"] += num_drafted
             self.counters["accepted_tokens"] += num_accepted
@@ -292,3 +299,19 @@ class TargetBatch:
             sequence.run = None
             if sequence.decoding and sequence.request.mode is not Mode.OFF:
                 self._closed.append(sequence.request.request_id)
+
+
+def _check_closing(grammar: Grammar | None, num_left: int) -> None:
+    """Raise RequestError if no text of the grammar is short enough."""
+    if grammar is None:
+        return
+    if grammar.closing is None:
+        raise RequestError(
+            "response_format: no short text fits this schema; make it smaller", "response_format"
+        )
+    if len(grammar.closing) > num_left:
+        raise RequestError(
+            f"the shortest text that fits the schema has {len(grammar.closing)} tokens, and only "
+            f"{num_left} may be written",
+            param="max_tokens",
+        )

@@ -14,11 +14,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from s2d_ray.core.coupling import draw_token
-from s2d_ray.core.sampling import process_logits
+from s2d_ray.engine.drawing import Grammar, draw_rows
 from s2d_ray.engine.messages import Finished, GenerateRequest, Refused
 from s2d_ray.engine.protocol import Proposer
-from s2d_ray.engine.target_batch import Draw, TargetBatch
+from s2d_ray.engine.target_batch import TargetBatch
 from s2d_ray.engine.target_engine import Publish
 from s2d_ray.errors import RequestError
 from s2d_ray.models.attention import Segment
@@ -41,6 +40,7 @@ class _Add:
     request: GenerateRequest
     prompt_ids: list[int]
     publish: Publish
+    grammar: Grammar | None
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,18 @@ class TargetLoop:
         """Begin to serve."""
         self._thread.start()
 
-    def submit(self, request: GenerateRequest, prompt_ids: list[int], publish: Publish) -> None:
-        """Queue a request; its events, a refusal included, go to `publish`."""
-        self._inbox.put(_Add(request, prompt_ids, publish))
+    def submit(
+        self,
+        request: GenerateRequest,
+        prompt_ids: list[int],
+        publish: Publish,
+        grammar: Grammar | None = None,
+    ) -> None:
+        """Queue a request; its events, a refusal included, go to `publish`.
+
+        grammar: what its text must follow, in the state before the first token.
+        """
+        self._inbox.put(_Add(request, prompt_ids, publish, grammar))
 
     def abort(self, request_id: str) -> None:
         """Forget a request before the next round; its events stop."""
@@ -138,7 +147,7 @@ class TargetLoop:
             self._batch.abort(message.request_id)
         else:
             try:
-                started = self._batch.add(message.request, message.prompt_ids)
+                started = self._batch.add(message.request, message.prompt_ids, message.grammar)
             except RequestError as error:
                 message.publish(Refused(error.status, error.message, error.param, error.code))
                 return
@@ -171,20 +180,3 @@ class TargetLoop:
             ended = isinstance(event, Finished)
             publish = self._publish.pop(request_id) if ended else self._publish[request_id]
             publish(event)
-
-
-@torch.inference_mode()
-def draw_rows(logits: Tensor, draws: Sequence[Draw]) -> list[int]:
-    """The target's own token behind every wanted row. Shapes: [rows, vocab] -> rows ids.
-
-    One copy from the device, whatever the number of rows.
-    """
-    if not draws:
-        return []
-    drawn = []
-    for row, draw in zip(logits, draws, strict=True):
-        exact = row if row.dtype in (torch.float32, torch.float64) else row.float()
-        processed = process_logits(exact, draw.temperature, draw.top_k, draw.top_p)
-        drawn.append(draw_token(processed, draw.temperature, draw.seed, draw.position))
-    tokens: list[int] = torch.stack(drawn).tolist()
-    return tokens

@@ -137,17 +137,24 @@ class TextStream:
 
     The first stop string to be completed wins, character by character (of those completed by one
     character the longest), so the cut does not depend on how characters fall into tokens.
-    stop: non-empty strings. After `stopped` or `finish` the stream takes nothing more.
+    stop: non-empty strings; they are looked for behind the first `min_tokens` tokens only. After
+    `stopped` or `finish` the stream takes nothing more.
     """
 
-    def __init__(self, text: Text, stop: tuple[str, ...] = ()) -> None:
+    def __init__(self, text: Text, stop: tuple[str, ...] = (), min_tokens: int = 0) -> None:
+        self.token_bytes = text.token_bytes
         self._tokenizer = text.tokenizer
-        self._stop = stop
+        self._later_stop = stop
+        self._stop: tuple[str, ...] = ()
+        self._num_free = min_tokens
         self._held = ""
         self._restart()
 
     def push(self, token_id: int) -> Piece:
         """Take one more token; return the text that became final by it."""
+        self._num_free -= 1
+        if self._num_free < 0:
+            self._stop = self._later_stop
         self._held += self._decode(token_id)
         cut = _first_stop(self._held, self._stop)
         if cut is not None:

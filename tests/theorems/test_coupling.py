@@ -19,7 +19,9 @@ from s2d_ray.core.coupling import (
     perturbed_scores,
     position_key,
 )
-from s2d_ray.core.sampling import process_logits
+from s2d_ray.core.hashing import choice_seed
+from s2d_ray.core.params import SamplingParams
+from s2d_ray.core.sampling import Past, process_logits
 
 WORD = 1 << 64
 GOLDEN = 0x9E3779B97F4A7C15
@@ -199,7 +201,8 @@ def test_draws_over_seeds_follow_the_softmax(temperature: float, top_k: int, top
     """Chi-square of 6,000 draws against softmax(processed logits / T): for a fresh choice of seeds
     a right sampler would fail once in a million, and these seeds are fixed."""
     logits = torch.tensor([1.5, 0.2, -0.4, 2.0, 0.9, -1.2, 1.1, 0.0])
-    processed = process_logits(logits, temperature, top_k, top_p)
+    params = SamplingParams(0, temperature, top_p, top_k)
+    processed = process_logits(logits, params, Past())
     num_draws = 6_000
     counts: Counter[object] = Counter(
         int(draw_token(processed, temperature, seed, 17)) for seed in range(num_draws)
@@ -256,3 +259,11 @@ def test_greedy_drafting_with_the_ratio_test_is_not_lossless() -> None:
     greedy = (Fraction(1), Fraction(0))
     assert law(greedy) == (Fraction(5, 6), Fraction(1, 6))
     assert law(draft) == target
+
+
+def test_choices_of_a_request_have_seeds_of_their_own_and_the_first_keeps_the_request_s() -> None:
+    """All are integers that a browser keeps, and no two of 64 prompts by 16 choices are equal."""
+    assert choice_seed(12, 0, 0) == 12
+    seeds = [choice_seed(seed, j, i) for seed in (0, 12) for j in range(64) for i in range(16)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**53 for seed in seeds)

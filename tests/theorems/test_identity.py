@@ -6,11 +6,11 @@ weights with a bitwise seam see test_identity_real.py.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,17 +18,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from s2d_ray.core.cascade import Plan
-from s2d_ray.core.params import SamplingParams
+from s2d_ray.core.params import JsonFormat, SamplingParams
 from s2d_ray.engine.draft_engine import DraftEngine
 from s2d_ray.engine.messages import FinishReason, Mode
 from s2d_ray.models.ragged import RaggedModel
-from tests.scripted import Oracle, Scripted, adversaries, by_row, chaos, engine_script
+from tests.scripted import Forest, Oracle, Scripted, adversaries, by_row, chaos, engine_script
 from tests.targets import Client, Job, Recording, make_engine, total, write
-from tests.tiny import EOS, VOCAB_SIZE, tiny_decoder, tiny_draft_network, tiny_tokenizer
+from tests.tiny import EOS, VOCAB_SIZE, tiny_decoder, tiny_draft_network, tiny_text
 
 ENDS = frozenset({EOS})
 FAMILIES = ("llama", "qwen2")
-TEXT = SimpleNamespace(tokenizer=tiny_tokenizer())
+TEXT = tiny_text()
 EXITS = (1, 2, 3)
 
 
@@ -81,6 +81,13 @@ def assert_same(spoken: Sequence[Client], silent: Sequence[Client]) -> None:
         assert ours.usage.completion_tokens == len(ours.ids) == reference.usage.completion_tokens
         assert ours.usage.accepted_tokens == sum(t.drafted_by is not None for t in ours.traces)
         assert ours.usage.accepted_tokens <= ours.usage.drafted_tokens
+        assert [t.logprob and t.logprob.token_id for t in ours.traces] == [
+            t.logprob and t.logprob.token_id for t in reference.traces
+        ]
+        for mine, theirs in zip(ours.traces, reference.traces, strict=True):
+            if mine.logprob is not None and theirs.logprob is not None:
+                assert mine.logprob.logprob == pytest.approx(theirs.logprob.logprob, abs=1e-9)
+        assert sum(count.rounds for count in ours.usage.rounds_by_length) == ours.usage.rounds
 
 
 def assert_same_logits(spoken: Recording, silent: Recording) -> None:
@@ -96,8 +103,39 @@ def prompts(count: int, length: int = 9) -> list[tuple[int, ...]]:
     ]
 
 
+def with_format(sampling: SamplingParams) -> st.SearchStrategy[SamplingParams]:
+    """Some samplings with a grammar, whose texts need room and end by themselves."""
+    return formats.map(
+        lambda wanted: (
+            sampling
+            if wanted is None
+            else replace(sampling, format=wanted, max_tokens=40, ignore_eos=False, stop=())
+        )
+    )
+
+
 thresholds = st.lists(st.floats(0, 1), max_size=3).map(tuple)
-plans = st.builds(Plan, thresholds, st.sampled_from([0.0, 0.01, 0.3, 1.0]), st.integers(0, 9))
+plans = st.builds(
+    Plan,
+    thresholds,
+    st.sampled_from([0.0, 0.01, 0.3, 1.0]),
+    st.integers(0, 9),
+    st.sampled_from([1, 1, 2, 4]),
+    st.sampled_from([1, 2, 32]),
+)
+SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {
+            "a": {"type": "string", "maxLength": 9},
+            "b": {"type": "array", "items": {"enum": ["x", "yy", 3]}, "maxItems": 3},
+            "c": {"type": "integer", "minimum": 10, "maximum": 500},
+        },
+        "required": ["b", "c"],
+        "additionalProperties": False,
+    }
+)
+formats = st.sampled_from([None, None, None, JsonFormat(), JsonFormat(SCHEMA)])
 samplings = st.builds(
     SamplingParams,
     seed=st.integers(0, 2**53 - 1),
@@ -106,7 +144,16 @@ samplings = st.builds(
     top_k=st.sampled_from([0, 1, 5, 50]),
     max_tokens=st.sampled_from([1, 2, 3, 7, 20]),
     stop=st.lists(st.sampled_from(["a", "xy", "ü", " ", "Q1", "e"]), max_size=2).map(tuple),
-)
+    min_p=st.sampled_from([0.0, 0.0, 0.05, 0.9]),
+    presence_penalty=st.sampled_from([0.0, 0.0, 0.7, -2.0]),
+    frequency_penalty=st.sampled_from([0.0, 0.0, 0.4]),
+    repetition_penalty=st.sampled_from([1.0, 1.0, 1.2]),
+    logit_bias=st.sampled_from([(), (), ((EOS, 3.0), (9, -100.0)), ((12, 5.0),)]),
+    min_tokens=st.sampled_from([0, 0, 4]),
+    stop_token_ids=st.sampled_from([(), (), (15, 40)]),
+    ignore_eos=st.booleans(),
+    logprobs=st.sampled_from([None, 0, 3]),
+).flatmap(with_format)
 jobs_strategy = st.lists(
     st.tuples(
         st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=70),
@@ -139,6 +186,8 @@ def test_the_text_depends_on_neither_plan_nor_draft_nor_batch_nor_chunks(
     max_batch: int,
     max_context: int,
 ) -> None:
+    if any(job.sampling.format for job in jobs):
+        max_context = 512  # a text that must be closed is refused where there is no room for it
     limits = {"prefill_chunk": prefill_chunk, "max_batch": max_batch, "max_context": max_context}
     with world.draft(network) as (proposer, _):
         spoken, recorded, _ = world.write(jobs, proposer, **limits)
@@ -202,6 +251,47 @@ def texts_of(jobs: Sequence[Job], clients: Sequence[Client]) -> dict[str, list[i
         job.name: [*job.prompt_ids, *client.ids, *[11, 12, 13] * 200]
         for job, client in zip(jobs, clients, strict=True)
     }
+
+
+@pytest.mark.parametrize("error_rate", [0.0, 0.3])
+def test_right_branches_of_wrong_trees_are_accepted_and_change_nothing(
+    world: World, error_rate: float
+) -> None:
+    """Bushy trees whose right branch is seldom the spine; long runs off it are accepted."""
+    for seed, temperature in enumerate((0.0, 0.8)):
+        jobs = oracle_jobs(temperature, seed)
+        silent, reference, _ = world.write(plain(jobs))
+        forest = Forest(texts_of(jobs, silent), VOCAB_SIZE, error_rate, seed)
+        spoken, recorded, counters = world.write(jobs, Scripted(by_row(forest)))
+        assert_same(spoken, silent)
+        assert_same_logits(recorded, reference)
+        assert counters["tree_proposals"] == counters["proposals"] > 0
+        assert total(spoken)["accepted"] > total(spoken)["completion"] / 2
+        if error_rate == 0.0:
+            assert counters["accepted_8"] > 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_wider_tree_is_accepted_more_often_and_changes_nothing(
+    world: World, temperature: float
+) -> None:
+    """The draft's second and third guesses are accepted where its first is wrong."""
+    jobs = [
+        replace(job, plan=Plan((), 0.0, 6, tree_width=width))
+        for width in (1, 3)
+        for job in oracle_jobs(temperature)
+    ]
+    chains, trees = jobs[:8], jobs[8:]
+    silent = world.write(plain(chains))[0]
+    accepted = []
+    for each in (chains, trees):
+        with world.draft("whole vocabulary") as (proposer, _):
+            spoken, _, counters = world.write(each, proposer)
+        assert_same(spoken, silent)
+        accepted.append(total(spoken)["accepted"])
+        ranks = {trace.rank for client in spoken for trace in client.traces} - {None}
+    assert accepted[1] > accepted[0]
+    assert ranks >= {0, 1, 2}
 
 
 ADVERSARIES = sorted(adversaries(Oracle({}, VOCAB_SIZE), VOCAB_SIZE, EOS))

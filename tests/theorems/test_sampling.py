@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import TopKLogitsWarper, TopPLogitsWarper
+from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from s2d_ray.core.sampling import keep_top_k, keep_top_p, process_logits
+from s2d_ray.core.params import SamplingParams
+from s2d_ray.core.sampling import Past, keep_min_p, keep_top_k, keep_top_p, process_logits
 
 NO_IDS = torch.zeros(1, 0, dtype=torch.int64)
 # Multiples of 1/4, so that ties are common.
@@ -88,7 +89,9 @@ def test_top_k_and_top_p_equal_those_of_transformers(
     survivors = [logits[token] for token in sorted(allowed(by_k[0]))]
     if not reference_top_p(survivors, temperature, top_p)[1]:
         both = TopPLogitsWarper(top_p)(NO_IDS, by_k)
-        assert allowed(process_logits(row, temperature, top_k, top_p)) == allowed(both[0])
+        assert allowed(
+            process_logits(row, SamplingParams(0, temperature, top_p, top_k), Past())
+        ) == allowed(both[0])
 
 
 @settings(deadline=None)
@@ -100,7 +103,7 @@ def test_the_best_id_always_survives(
 ) -> None:
     """No setting can ban everything, so a draw always exists, also at a temperature near 0."""
     row = torch.tensor(logits, dtype=torch.float32)
-    processed = process_logits(row, temperature, top_k, top_p)
+    processed = process_logits(row, SamplingParams(0, temperature, top_p, top_k), Past())
     assert int(torch.argmax(processed)) == int(torch.argmax(row))
     if temperature == 0.0:
         assert torch.equal(processed, row)
@@ -109,7 +112,7 @@ def test_the_best_id_always_survives(
 def test_the_processors_do_not_write_into_the_logits_they_are_given() -> None:
     """Logits are rows of one shared result of a forward."""
     row = torch.tensor([3.0, 1.0, 2.0, 0.0])
-    process_logits(row, 1.0, 2, 0.5)
+    process_logits(row, SamplingParams(0, 1.0, 0.5, 2), Past())
     assert row.tolist() == [3.0, 1.0, 2.0, 0.0]
 
 
@@ -118,3 +121,81 @@ def test_top_p_of_one_bans_nothing(top_p: float) -> None:
     """A row whose softmax sums to a hair under 1 keeps its tail."""
     row = torch.linspace(-40, 0, 1000)
     assert torch.equal(keep_top_p(row, 1.0, top_p), row)
+
+
+def reference_scores(
+    logits: list[float], params: SamplingParams, prompt: list[int], output: list[int]
+) -> list[float]:
+    """Penalties and bias, id by id, as the field defines them."""
+    scores = []
+    for token, score in enumerate(logits):
+        if token in prompt or token in output:
+            factor = params.repetition_penalty
+            score = score / factor if score > 0 else score * factor
+        score -= params.frequency_penalty * output.count(token)
+        score -= params.presence_penalty * (token in output)
+        scores.append(
+            score + sum(addend for biased, addend in params.logit_bias if biased == token)
+        )
+    return scores
+
+
+ids_of_12 = st.lists(st.integers(0, 11), max_size=12)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    logits=st.lists(st.integers(-20, 20).map(lambda n: n / 4), min_size=12, max_size=12),
+    prompt=ids_of_12,
+    output=ids_of_12,
+    repetition=st.sampled_from([0.5, 1.0, 1.3]),
+    presence=st.sampled_from([-1.0, 0.0, 0.5]),
+    frequency=st.sampled_from([-0.5, 0.0, 0.25]),
+    bias=st.dictionaries(st.integers(0, 11), st.integers(-8, 8).map(float), max_size=4),
+)
+def test_penalties_and_bias_are_those_of_a_plain_reference(
+    logits: list[float],
+    prompt: list[int],
+    output: list[int],
+    repetition: float,
+    presence: float,
+    frequency: float,
+    bias: dict[int, float],
+) -> None:
+    """At T = 0 nothing else happens to the scores; a caller's row is never changed in place."""
+    params = SamplingParams(
+        0,
+        0.0,
+        repetition_penalty=repetition,
+        presence_penalty=presence,
+        frequency_penalty=frequency,
+        logit_bias=tuple(bias.items()),
+    )
+    row = torch.tensor(logits, dtype=torch.float64)
+    scores = process_logits(row, params, Past(prompt, output))
+    expected = torch.tensor(reference_scores(logits, params, prompt, output), dtype=torch.float64)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-12)
+    assert row.tolist() == logits
+
+
+@settings(deadline=None, max_examples=100)
+@given(different_logits, st.sampled_from([0.3, 1.0, 1.7]), st.floats(0.01, 0.99))
+def test_min_p_bans_what_a_plain_reference_and_transformers_ban(
+    logits: list[float], temperature: float, min_p: float
+) -> None:
+    row = torch.tensor(logits, dtype=torch.float64)
+    weights = [math.exp((logit - max(logits)) / temperature) for logit in logits]
+    assume(all(abs(weight - min_p) > 1e-9 for weight in weights))
+    expected = {token for token, weight in enumerate(weights) if weight >= min_p}
+    assert allowed(keep_min_p(row, temperature, min_p)) == expected
+    theirs = MinPLogitsWarper(min_p)(NO_IDS, (row / temperature)[None])[0]
+    assert allowed(theirs) == expected
+
+
+def test_a_ban_gives_way_only_where_a_grammar_leaves_nothing_else() -> None:
+    row = torch.zeros(4)
+    only_end = torch.tensor([True, False, False, False])
+    params = SamplingParams(0, 0.0)
+    assert allowed(process_logits(row, params, Past(banned=(0,)))) == {1, 2, 3}
+    assert allowed(process_logits(row, params, Past(banned=(0,), allowed=only_end))) == {0}
+    assert allowed(process_logits(row, params, Past(banned=(0,), allowed=~only_end))) == {1, 2, 3}

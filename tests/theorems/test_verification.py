@@ -163,7 +163,7 @@ def test_cutting_a_proposal_only_shortens_what_a_round_emits(
     table: dict[Text, int] = {}
     for text in row_texts(proposal):
         table[text] = data.draw(st.integers(0, 3))
-    cut = proposal.cut(max_depth, terminal)
+    cut, kept_nodes = proposal.pruned(proposal.within(max_depth, terminal))
     whole = verify(proposal, [table[text] for text in row_texts(proposal)])
     part = verify(cut, [table[text] for text in row_texts(cut)])
     assert whole.tokens[: len(part.tokens)] == part.tokens
@@ -173,6 +173,7 @@ def test_cutting_a_proposal_only_shortens_what_a_round_emits(
         if len(text) <= max_depth and not terminal & set(text[:-1])
     }
     assert set(row_texts(cut)) == kept
+    assert cut.tokens == tuple(proposal.tokens[node] for node in kept_nodes)
 
 
 @pytest.mark.parametrize(

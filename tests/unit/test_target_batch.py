@@ -8,6 +8,7 @@ import pytest
 
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.params import SamplingParams
+from s2d_ray.engine.drawing import Drawn
 from s2d_ray.engine.messages import Event, Finished, FinishReason, GenerateRequest, Mode, TextPrompt
 from s2d_ray.engine.protocol import (
     EMPTY_DIGEST,
@@ -37,6 +38,9 @@ class Plain:
     def finish(self) -> str:
         return ""
 
+    def token_bytes(self, token_id: int) -> bytes:
+        return b""
+
 
 class Bench:
     """An engine, its allocator, and a target whose every draw is one more than the token before."""
@@ -55,7 +59,7 @@ class Bench:
             Limits(**{**values, **limits}),
             self.allocator,
             frozenset({END}),
-            lambda stop: Plain(),
+            lambda params: Plain(),
             "replica",
         )
 
@@ -69,7 +73,9 @@ class Bench:
         return step
 
     def commit(self, step: Step) -> list[tuple[str, Event]]:
-        return self.engine.commit(step, [1 + step.token_ids[row] for row in step.wanted_rows])
+        return self.engine.commit(
+            step, [Drawn(1 + step.token_ids[row]) for row in step.wanted_rows]
+        )
 
     def round(self) -> list[tuple[str, Event]]:
         """Ask nobody, forward, commit."""
@@ -448,5 +454,5 @@ def test_requests_differ_by_their_own_sampling() -> None:
     bench.add("a", sampling=sampling)
     bench.add("b", sampling=replace(sampling, seed=10))
     first, second = bench.forward().draws
-    assert (first.seed, first.temperature, first.top_p, first.top_k) == (9, 0.5, 0.8, 3)
-    assert second.seed == 10
+    assert first.params == sampling
+    assert second.params.seed == 10

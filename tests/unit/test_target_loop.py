@@ -14,17 +14,18 @@ from torch import Tensor
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.params import SamplingParams
 from s2d_ray.engine.draft_client import DraftClient
+from s2d_ray.engine.drawing import Draw, draw_rows
 from s2d_ray.engine.messages import FinishReason, Mode, Refused, Started
 from s2d_ray.engine.protocol import ProposeCall, ProposeReply
-from s2d_ray.engine.target_batch import Draw, TargetBatch
-from s2d_ray.engine.target_loop import TargetLoop, draw_rows
+from s2d_ray.engine.target_batch import TargetBatch
+from s2d_ray.engine.target_loop import TargetLoop
 from s2d_ray.models.attention import Segment
 from s2d_ray.models.kv_pool import RunAllocator
 from tests.scripted import Scripted, by_row, ok
 from tests.targets import PATIENCE_S, Client, Job, make_engine, no_draft, send, wait_for
 from tests.tiny import EOS, VOCAB_SIZE, tiny_tokenizer
 
-TEXT = SimpleNamespace(tokenizer=tiny_tokenizer())
+TEXT = SimpleNamespace(tokenizer=tiny_tokenizer(), token_bytes=lambda token_id: b"?")
 
 
 class CountingModel:
@@ -243,7 +244,7 @@ def test_stop_ends_the_thread_in_the_middle_of_a_text() -> None:
 def test_a_row_is_drawn_by_its_own_seed_position_and_temperature() -> None:
     logits = torch.randn(6, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
     draws = [
-        Draw(seed, position, heat, 0, 1.0)
+        Draw(SamplingParams(seed, heat), position)
         for seed, position, heat in [
             (1, 5, 1.0),
             (2, 5, 1.0),
@@ -255,7 +256,7 @@ def test_a_row_is_drawn_by_its_own_seed_position_and_temperature() -> None:
     together = draw_rows(logits[:5], draws)
     alone = [draw_rows(logits[i : i + 1], [draw])[0] for i, draw in enumerate(draws)]
     assert together == alone
-    assert together[3] == int(logits[3].argmax())
+    assert together[3].token == int(logits[3].argmax())
     same = draw_rows(logits[:1].expand(3, -1), draws[:3])
     assert len(set(same)) > 1, "seed and position must matter"
     assert draw_rows(logits[:0], []) == []

@@ -220,6 +220,9 @@ class _Bare:
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
+    def token_bytes(self, token_id: int) -> bytes:
+        raise NotImplementedError
+
 
 FALLBACK = _Bare(byte_fallback_tokenizer())
 
