@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
 
+gc.disable()  # until all is imported
 # Before anything loads torch: target and draft loops share the cores here, and OpenMP threads that
 # spin while they wait would take them from each other. Ray would set one thread without the first.
 os.environ |= {
@@ -17,6 +19,12 @@ os.environ |= {
 
 from s2d_ray.models.sources import resolve  # noqa: E402  (the variables come first)
 from s2d_ray.models_cli import QUICKSTART  # noqa: E402
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays to the end: collections are quicker if they never look at it."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -194,8 +194,11 @@ def wait_for(clients: Sequence[Client]) -> None:
 def write(
     model: Any, engine: TargetBatch, jobs: Sequence[Job], proposer: Proposer | None = None
 ) -> list[Client]:
-    """Serve `jobs` together, all queued before the first round. -> their clients, all ended."""
-    loop = TargetLoop(engine, model, proposer or no_draft())
+    """Serve `jobs` together, all queued before the first round. -> their clients, all ended.
+
+    One thread: the models are tiny, and waking a second takes longer than their products.
+    """
+    loop = TargetLoop(engine, model, proposer or no_draft(), num_threads=1)
     clients = send(loop, jobs)
     loop.start()
     try:

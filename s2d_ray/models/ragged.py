@@ -69,19 +69,20 @@ def row_positions(segments: Sequence[Segment], device: torch.device) -> Tensor:
 def packing_keeps_bits(model: RaggedModel) -> bool:
     """Whether *row alone = row packed* holds on this host, bit for bit (design D1).
 
-    The last 12 rows of a text of 134 tokens, across a border of 64 positions, are computed in one
-    long chunk, one by one, and in packs of 2, 4 and 8 beside another text.
+    Rows about position 128, a border of 64 positions, are computed in one long chunk, then alone on
+    either side of the border, and across it in packs of 2, 4 and 8 beside another text.
     """
-    length, first = 134, 122
+    length, border = 134, 128
     ids = [(37 * index + 11) % model.vocab_size for index in range(length)]
-    mine, other = model.pool.allocator.reserve(length), model.pool.allocator.reserve(length)
+    mine, other = model.pool.allocator.reserve(length), model.pool.allocator.reserve(BLOCK)
     if mine is None or other is None:
-        raise ModelError(f"cache_tokens: the load-time check needs {2 * _round_up(length)} tokens")
+        raise ModelError(f"cache_tokens: the load-time check needs {_round_up(length) + BLOCK}")
     try:
+        first = border - 4
         whole = model.forward(ids, [Segment(mine, 0, length)], range(first, length))
-        model.forward(ids, [Segment(other, 0, length)], [0])
+        model.forward(ids[:33], [Segment(other, 0, 33)], [0])
         for size in (1, 2, 4, 8):
-            for start in range(first, length - size + 1, size):
+            for start in (border - 1, border) if size == 1 else (border - size // 2,):
                 neighbours = [Segment(other, 30, 3)] if size > 1 else []
                 before = 3 * len(neighbours)
                 logits = model.forward(
@@ -93,8 +94,8 @@ def packing_keeps_bits(model: RaggedModel) -> bool:
                     return False
         return True
     finally:
-        model.pool.allocator.release(mine)
-        model.pool.allocator.release(other)
+        for run in (mine, other):
+            model.pool.allocator.release(run)
 
 
 def _round_up(num_tokens: int) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, PretrainedConfig
+from transformers.initialization import no_init_weights
 
 from s2d_ray.errors import ModelError
 from s2d_ray.models.attention import IMPLEMENTATION, RaggedBatch, Segment
@@ -24,7 +25,10 @@ from s2d_ray.models.ragged import make_pool, row_positions
 
 
 class SortedDraft(nn.Module):
-    """The network: layer groups, one exit norm per sub-model, one trimmed head."""
+    """The network: layer groups, one exit norm per sub-model, one trimmed head.
+
+    Its weights mean nothing until they are loaded; to draw random ones first would take longer.
+    """
 
     def __init__(
         self, config: PretrainedConfig, exit_layers: Sequence[int], head_size: int
@@ -37,11 +41,12 @@ class SortedDraft(nn.Module):
         config._attn_implementation = IMPLEMENTATION
         self.config: Any = config
         self.exit_layers = tuple(exit_layers)
-        trunk: Any = AutoModel.from_config(config, attn_implementation=IMPLEMENTATION)
+        with no_init_weights():
+            trunk: Any = AutoModel.from_config(config, attn_implementation=IMPLEMENTATION)
+            self.head = nn.Linear(config.hidden_size, head_size, bias=False)
         final_norm, trunk.norm = trunk.norm, nn.Identity()
         self.trunk = trunk
         self.exit_norms = nn.ModuleList(copy.deepcopy(final_norm) for _ in exit_layers)
-        self.head = nn.Linear(config.hidden_size, head_size, bias=False)
         self.head_ids: Tensor
         self.register_buffer("head_ids", torch.zeros(head_size, dtype=torch.int64))
         self._groups: list[Any] = []

@@ -22,6 +22,8 @@ from s2d_ray.serve.target import TargetReplica
 
 CONSTRUCTOR_TRIES = 3
 CALLS_IN_FLIGHT = 1_000
+LOOK_EVERY_S = 0.2
+"""How often a replica that is to end looks whether its requests have ended; Serve's is 2 s."""
 
 
 class TargetArgs(BaseModel):
@@ -53,6 +55,7 @@ def build_target(args: TargetArgs) -> Application:
         name="target",
         max_constructor_retry_count=CONSTRUCTOR_TRIES,
         graceful_shutdown_timeout_s=5,
+        graceful_shutdown_wait_loop_s=LOOK_EVERY_S,
     )(TargetReplica)
     return deployment.bind(args.target, args.draft)
 
@@ -75,6 +78,7 @@ def build_draft(args: DraftArgs) -> Application:
         name="manager",
         max_ongoing_requests=CALLS_IN_FLIGHT,
         graceful_shutdown_timeout_s=2,
+        graceful_shutdown_wait_loop_s=LOOK_EVERY_S,
         ray_actor_options={"num_cpus": 0},
     )(DraftManager)
     return deployment.bind(args.draft, create_actor)
@@ -100,6 +104,7 @@ def build_router(args: RouterArgs) -> Application:
     deployment = serve.deployment(
         name="router",
         graceful_shutdown_timeout_s=5,
+        graceful_shutdown_wait_loop_s=LOOK_EVERY_S,
         ray_actor_options={"num_cpus": 0},
     )(serve.ingress()(Ingress))
     return deployment.bind(args)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from s2d_ray.config import DraftConfig
-from s2d_ray.serve.host import node_id, prepare_process
+from s2d_ray.serve.host import node_id, prepare_process, settle_openmp
 
 if TYPE_CHECKING:
     from s2d_ray.engine.protocol import ProposeCall, ProposeReply
@@ -29,12 +29,14 @@ class DraftActor:
 
     def __init__(self, config: dict[str, Any]) -> None:
         draft_config = DraftConfig.model_validate(config)
+        settle_openmp(draft_config.num_threads)
+        from s2d_ray.models.draft_files import ensure_draft
+
+        folder = ensure_draft(draft_config)  # a damaged draft is refused before torch is loaded
         prepare_process(draft_config.num_threads)
         from s2d_ray.engine.assemble import make_draft
         from s2d_ray.engine.turns import turns_for
-        from s2d_ray.models.draft_files import ensure_draft
 
-        folder = ensure_draft(draft_config)
         self._turns = turns_for(draft_config.device)
         self._loop = make_draft(draft_config, folder, turn=self._turns.turn)
         self._loop.start()

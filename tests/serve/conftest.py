@@ -16,26 +16,31 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_DEDUP_LOGS": "1",
+    # Ray's own value, 15, gives replicas next to nothing of a machine that does anything else.
+    "RAY_worker_niceness": "0",
 }
 os.environ.pop("RAY_ADDRESS", None)
 
 from tests.serve.service import QUICKSTART, Service  # noqa: E402  (the variables come first)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(smollm2: Path) -> Iterator[Service]:
-    """The quickstart on a cluster of one head node, its draft alive."""
+    """The quickstart on a cluster of one head node, its draft alive; it ends with this folder."""
     import ray
     from ray.cluster_utils import Cluster
 
     from s2d_ray.models.draft_files import ensure_draft
     from s2d_ray.serve import deploy
 
+    assert QUICKSTART.draft is not None
     config = QUICKSTART.model_copy(
-        update={"http": QUICKSTART.http.model_copy(update={"port": _free_port()})}
+        update={
+            "http": QUICKSTART.http.model_copy(update={"port": _free_port()}),
+            "draft": QUICKSTART.draft.model_copy(update={"health_timeout_s": 3.0}),
+        }
     )
-    assert config.draft is not None
-    ensure_draft(config.draft)
+    ensure_draft(QUICKSTART.draft)
     with (
         tempfile.TemporaryDirectory(prefix="s2d-", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as monkeypatch,
