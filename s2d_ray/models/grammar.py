@@ -28,7 +28,8 @@ ANY_OBJECT = json.dumps({"type": "object"})
 
 # Line breaks and indentation as models write them, but no endless run of them. A schema that says
 # oneOf is read as anyOf: exclusive choice cannot be decided from the left.
-_OPTIONS: JsonCompileOptions = {"whitespace_pattern": r"[ \n]{0,12}", "coerce_one_of": True}
+_LOOSE: JsonCompileOptions = {"whitespace_pattern": r"[ \n]{0,12}", "coerce_one_of": True}
+_COMPACT: JsonCompileOptions = {"whitespace_flexible": False, "coerce_one_of": True}
 
 
 class Vocabulary:
@@ -55,30 +56,28 @@ class Vocabulary:
         """The bytes of a token; none for a special one."""
         return self._token_bytes.get(token_id, b"")
 
-    def spell(self, data: bytes) -> list[int]:
-        """The fewest tokens that spell `data`. Every byte of it must have a token of its own."""
-        best: list[tuple[int, int]] = [(0, -1)]  # per end: (tokens so far, last token)
+    def spell(self, data: bytes) -> list[int] | None:
+        """The fewest tokens that spell `data`, None if no tokens do."""
+        best: list[tuple[int, list[int]] | None] = [(0, [])]
         for end in range(1, len(data) + 1):
-            starts = range(max(0, end - self._longest), end)
-            ways = [
-                (best[start][0] + 1, token)
-                for start in starts
-                if (token := self._token_of.get(data[start:end])) is not None
-            ]
-            best.append(min(ways))
-        tokens: list[int] = []
-        end = len(data)
-        while end > 0:
-            token = best[end][1]
-            tokens.append(token)
-            end -= len(self._token_bytes[token])
-        return tokens[::-1]
+            ways = []
+            for start in range(max(0, end - self._longest), end):
+                before, token = best[start], self._token_of.get(data[start:end])
+                if before is not None and token is not None:
+                    ways.append((before[0] + 1, [*before[1], token]))
+            best.append(min(ways, default=None))
+        whole = best[-1]
+        return None if whole is None else whole[1]
 
     def start(self, wanted: JsonFormat) -> GrammarState:
         """The state before the first token. Raises RequestError for a schema that is refused."""
         schema = ANY_OBJECT if wanted.schema is None else wanted.schema
+        loose, compact = self._matcher(schema, _LOOSE), self._matcher(schema, _COMPACT)
+        return GrammarState(self, loose, compact, Lexer())
+
+    def _matcher(self, schema: str, options: JsonCompileOptions) -> LLMatcher:
         try:
-            grammar = LLMatcher.grammar_from_json_schema(schema, defaults=_OPTIONS)
+            grammar = LLMatcher.grammar_from_json_schema(schema, defaults=options)
             matcher = LLMatcher(self.tokenizer, grammar, log_level=0)
             reason = matcher.get_error() if matcher.is_error() else ""
         except ValueError as error:
@@ -86,17 +85,28 @@ class Vocabulary:
         if reason:
             first_line = reason.strip().partition("\n")[0]
             raise RequestError(f"response_format: schema refused: {first_line}", "response_format")
-        return GrammarState(self, matcher, Lexer())
+        return matcher
 
 
 class GrammarState:
-    """A JSON text so far. `bound`: bytes that complete it, perhaps not the fewest."""
+    """A JSON text so far.
+
+    compact: a matcher that has read the same text without white space, for closings; without one
+        the text cannot be closed.
+    bound: bytes that complete the text, perhaps not the fewest.
+    """
 
     def __init__(
-        self, vocabulary: Vocabulary, matcher: LLMatcher, lexer: Lexer, bound: bytes | None = None
+        self,
+        vocabulary: Vocabulary,
+        matcher: LLMatcher,
+        compact: LLMatcher | None,
+        lexer: Lexer,
+        bound: bytes | None = None,
     ) -> None:
         self._vocabulary = vocabulary
         self._matcher = matcher
+        self._compact = compact
         self._lexer = lexer
         self._bound = self._search() if bound is None else bound
         self._next: dict[int, GrammarState] = {}
@@ -117,20 +127,38 @@ class GrammarState:
     def closing(self) -> list[int] | None:
         """The fewest tokens that spell the shortest completion, None if none was found."""
         ways = [way for way in (self._search(), self._bound) if way is not None]
-        return min(map(self._vocabulary.spell, ways), key=len, default=None)
+        spelled = [tokens for way in ways if (tokens := self._vocabulary.spell(way)) is not None]
+        return min(spelled, key=len, default=None)
 
     def after(self, token_id: int) -> GrammarState:
         """The state behind a token that is allowed."""
         if token_id in self._vocabulary.eos_token_ids:
             return self
         if token_id not in self._next:
-            matcher = self._matcher.deep_copy()
-            matcher.consume_token(token_id)
-            data = self._vocabulary.bytes_of(token_id)
-            bound = self._bound_behind(data, matcher)
-            lexer = self._lexer.read(data)
-            self._next[token_id] = GrammarState(self._vocabulary, matcher, lexer, bound)
+            self._next[token_id] = self._step(token_id)
         return self._next[token_id]
+
+    def _step(self, token_id: int) -> GrammarState:
+        vocabulary = self._vocabulary
+        matcher = self._matcher.deep_copy()
+        matcher.consume_token(token_id)
+        lexer, data = self._lexer.read(vocabulary.bytes_of(token_id))
+        compact = self._compact_behind(data)
+        bound = self._bound
+        if bound is not None and bound.startswith(data):
+            bound = bound[len(data) :]
+        elif compact is None or not continues(compact, bound or b"", vocabulary.byte_tokens):
+            bound = None
+        return GrammarState(vocabulary, matcher, compact, lexer, bound)
+
+    def _compact_behind(self, data: bytes) -> LLMatcher | None:
+        """None if a token mixes white space with what no token spells alone."""
+        spelling = self._vocabulary.spell(data)
+        if self._compact is None or spelling is None:
+            return None
+        compact = self._compact.deep_copy()
+        compact.consume_tokens(spelling)
+        return compact
 
     def fits(self, token_id: int, num_left: int) -> bool:
         """Whether the text can be completed if `token_id` is one of the `num_left` tokens left."""
@@ -144,14 +172,7 @@ class GrammarState:
             return True  # a token spells one byte at least
         return self.closing is not None and len(self.closing) <= num_left
 
-    def _bound_behind(self, data: bytes, matcher: LLMatcher) -> bytes | None:
-        """What is known to complete the text behind `data` without a search."""
-        bound = self._bound
-        if bound is not None and bound.startswith(data):
-            return bound[len(data) :]
-        if bound is not None and continues(matcher, bound, self._vocabulary.byte_tokens):
-            return bound
-        return None
-
     def _search(self) -> bytes | None:
-        return shortest_closing(self._matcher, self._lexer, self._vocabulary.byte_tokens)
+        if self._compact is None:
+            return None
+        return shortest_closing(self._compact, self._lexer, self._vocabulary.byte_tokens)
