@@ -30,6 +30,7 @@ from s2d_ray.engine.protocol import Proposer
 from s2d_ray.engine.target_batch import Limits, TargetBatch
 from s2d_ray.engine.target_loop import TargetLoop
 from s2d_ray.models.attention import Segment
+from s2d_ray.models.grammar import Vocabulary
 from s2d_ray.models.kv_pool import RunAllocator
 from s2d_ray.models.text import TextStream
 from tests.scripted import Scripted
@@ -175,12 +176,14 @@ def no_draft() -> Scripted:
     return proposer
 
 
-def send(loop: TargetLoop, jobs: Sequence[Job]) -> list[Client]:
-    """Queue `jobs` in order. -> their clients."""
+def send(
+    loop: TargetLoop, jobs: Sequence[Job], vocabulary: Vocabulary | None = None
+) -> list[Client]:
+    """Queue `jobs` in order. -> their clients. vocabulary: of the target, if it is not tiny."""
     clients = [Client() for _ in jobs]
     for job, client in zip(jobs, clients, strict=True):
         wanted = job.sampling.format
-        grammar = wanted and tiny_vocabulary().start(wanted)
+        grammar = wanted and (vocabulary or tiny_vocabulary()).start(wanted)
         loop.submit(job.request(), list(job.prompt_ids), client.publish, grammar)
     return clients
 

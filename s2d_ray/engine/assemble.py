@@ -35,7 +35,8 @@ class Target:
     bitwise_exact: bool
 
     @cached_property
-    def _vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> Vocabulary:
+        """The target's tokens for grammars, made when the first one is asked for."""
         return Vocabulary(self.text, self.model.vocab_size)
 
     def prepare(self, request: GenerateRequest) -> Callable[[Publish], None]:
@@ -45,7 +46,7 @@ class Target:
         self._checked([token_id for token_id, _ in sampling.logit_bias], "logit_bias")
         self._checked(sampling.stop_token_ids, "stop_token_ids")
         wanted = sampling.format
-        grammar = None if wanted is None else self._vocabulary.start(wanted)
+        grammar = None if wanted is None else self.vocabulary.start(wanted)
         return lambda publish: self.loop.submit(request, prompt_ids, publish, grammar)
 
     def abort(self, request_id: str) -> None:

@@ -30,7 +30,8 @@ from s2d_ray.models.loading import load_decoder
 from s2d_ray.models.sorted_draft import DraftNetwork, cut_draft
 from s2d_ray.models.text import Text
 from s2d_ray.models_cli import QUICKSTART
-from tests.scripted import Oracle, Script, by_row
+from tests.features import FEATURES
+from tests.scripted import Forest, Oracle, Script, by_row
 from tests.targets import Client, Job, send, total, wait_for
 
 NUM_TOKENS = 24
@@ -89,7 +90,7 @@ class Host:
         ]
 
     def write(self, jobs: Sequence[Job]) -> list[Client]:
-        clients = send(self.target.loop, jobs)
+        clients = send(self.target.loop, jobs, self.target.vocabulary)
         wait_for(clients)
         return clients
 
@@ -139,7 +140,7 @@ class Plain:
 def plain(host: Host) -> Plain:
     host.switch.behind = None
     lone = [host.write(host.jobs([case], Mode.OFF))[0] for case in LONE]
-    counters = host.target.engine.counters
+    counters = host.target.batch.counters
     before = counters.copy()
     crowd = host.write(host.jobs(CROWD, Mode.OFF))
     return Plain(lone, crowd, {name: counters[name] - before[name] for name in counters})
@@ -162,7 +163,7 @@ def test_requests_share_forwards_eight_at_a_time(host: Host, plain: Plain) -> No
     """Forwards are counted: eight texts together cost as many as the longest of them."""
     counts = plain.crowd_counts
     longest = max(client.usage.completion_tokens for client in plain.crowd)
-    assert host.target.engine.counters["largest_batch"] == 8
+    assert host.target.batch.counters["largest_batch"] == 8
     assert counts["shared_forwards"] > longest / 2
     assert counts["forwards"] <= 2 * longest + len(CROWD)
     assert counts["forwards"] < total(plain.crowd)["completion"] / 3
@@ -182,6 +183,45 @@ def test_an_oracle_with_errors_changes_no_text(host: Host, plain: Plain) -> None
     assert_same(spoken, plain.crowd)
     sums = total(spoken)
     assert sums["drafted"] > sums["accepted"] > sums["completion"] / 3
+
+
+@pytest.mark.parametrize("shape", [Oracle, Forest])
+def test_every_feature_keeps_its_bits_under_chains_and_trees(
+    host: Host, featured: tuple[list[Job], list[Client]], shape: type[Oracle]
+) -> None:
+    """Sixteen features through a batch of eight, log-probabilities compared without tolerance."""
+    jobs, silent = featured
+    texts = {
+        job.name: [*job.prompt_ids, *client.ids, *[11, 12, 13] * 20]
+        for job, client in zip(jobs, silent, strict=True)
+    }
+    host.switch.behind = by_row(shape(texts, host.target.model.vocab_size, 0.2, seed=5))
+    spoken = host.write(jobs)
+    assert_same(spoken, silent)
+    for ours, reference in zip(spoken, silent, strict=True):
+        assert [(t.logprob, t.alternatives) for t in ours.traces] == [
+            (t.logprob, t.alternatives) for t in reference.traces
+        ]
+    assert total(spoken)["accepted"] > total(spoken)["completion"] / 3
+
+
+@pytest.fixture(scope="module")
+def featured(host: Host) -> tuple[list[Job], list[Client]]:
+    """One job for each feature, and their texts without speculation."""
+    cases = [
+        (f"feature-{name}", number % len(PROMPTS), 0.8, Plan((), 0.0, 4))
+        for number, name in enumerate(FEATURES)
+    ]
+    jobs = [
+        replace(job, sampling=replace(job.sampling, **({"max_tokens": 14} | fields)))
+        for job, fields in zip(host.jobs(cases, Mode.FORCE), FEATURES.values(), strict=True)
+    ]
+    jobs = [
+        replace(job, sampling=replace(job.sampling, max_tokens=24)) if job.sampling.format else job
+        for job in jobs
+    ]
+    host.switch.behind = None
+    return jobs, host.write([replace(job, mode=Mode.OFF) for job in jobs])
 
 
 def _up_to_end(ids: list[int], eos: Sequence[int]) -> list[int]:
