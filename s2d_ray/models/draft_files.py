@@ -92,11 +92,12 @@ def load_network(
 ) -> DraftNetwork:
     """A saved draft, ready to run. Raises ModelError like `read`, or if its family is refused."""
     from s2d_ray.models.linear import replace_linears
-    from s2d_ray.models.loading import compute_dtype, linear_kind
+    from s2d_ray.models.loading import cast_parameters, compute_dtype, linear_kind
     from s2d_ray.models.sorted_draft import DraftNetwork, staged_equals_whole
 
     _, draft = read(folder)
-    draft = draft.to(device=device, dtype=compute_dtype(precision)).eval().requires_grad_(False)
+    draft = draft.to(device).eval().requires_grad_(False)
+    cast_parameters(draft, compute_dtype(precision))
     replace_linears(draft, linear_kind(precision, device))
     draft.split()
     network = DraftNetwork(draft, cache_tokens)

@@ -90,6 +90,12 @@ def load_target_decoder(folder: Path, precision: Precision, device: torch.device
     return decoder
 
 
+def cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
+    """Parameters only: rounded buffers, rope frequencies above all, would be another model."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 def own_memory(module: nn.Module) -> None:
     """Copy what is left of a checkpoint: one tensor of a mapped file keeps all of it resident."""
     for parameter in module.parameters():
