@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from s2d_ray.errors import ModelError
 from s2d_ray.models.attention import RaggedBatch, Segment
@@ -14,7 +14,10 @@ from s2d_ray.models.kv_pool import BLOCK, KVPool
 
 
 class RaggedModel:
-    """A causal LM over one KV pool. Not thread-safe: one forward at a time."""
+    """A causal LM over one KV pool. Not thread-safe: one forward at a time.
+
+    has_stock_linears: whether any layer is one that promises nothing about bits.
+    """
 
     def __init__(self, decoder: Any, cache_tokens: int) -> None:
         self._decoder = decoder
@@ -24,6 +27,7 @@ class RaggedModel:
         self.dtype: torch.dtype = weight.dtype
         self.vocab_size: int = config.vocab_size
         self.max_positions: int = config.max_position_embeddings
+        self.has_stock_linears = any(isinstance(part, nn.Linear) for part in decoder.modules())
         self.pool = make_pool(decoder.model, cache_tokens, self.dtype)
 
     @torch.inference_mode()
@@ -70,8 +74,11 @@ def packing_keeps_bits(model: RaggedModel) -> bool:
     """Whether *row alone = row packed* holds on this host, bit for bit (design D1).
 
     Rows about position 128, a border of 64 positions, are computed in one long chunk, then alone on
-    either side of the border, and across it in packs of 2, 4 and 8 beside another text.
+    either side of the border, and across it in packs of 2, 4 and 8 beside another text. A model
+    with a stock linear layer claims nothing: in bfloat16, say, so few rows may agree by luck.
     """
+    if model.has_stock_linears:
+        return False
     length, border = 134, 128
     ids = [(37 * index + 11) % model.vocab_size for index in range(length)]
     mine, other = model.pool.allocator.reserve(length), model.pool.allocator.reserve(BLOCK)

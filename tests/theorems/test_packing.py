@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from s2d_ray.config import Precision
 from s2d_ray.models import attention
 from s2d_ray.models.attention import Segment, ragged_attention
 from s2d_ray.models.kv_pool import Run
 from s2d_ray.models.linear import LinearKind
-from s2d_ray.models.loading import linear_kind, load_target_decoder
+from s2d_ray.models.loading import compute_dtype, linear_kind, load_target_decoder
 from s2d_ray.models.ragged import RaggedModel, packing_keeps_bits
 from tests.tiny import FAMILIES, VOCAB_SIZE, reference_attention, threads, tiny_decoder
 
@@ -221,19 +222,58 @@ def test_the_load_time_check_claims_bits_for_packed_linears_on_any_number_of_thr
     assert model.pool.allocator.num_free_blocks == model.pool.allocator.num_blocks
 
 
+@needs_packed_linears
 def test_the_load_time_check_claims_no_bits_for_linears_that_mix_rows() -> None:
     """A linear layer with one scale per batch makes a row depend on its neighbours; the check
-    must see it. (On a host without oneDNN the stock layers are in this place.)"""
+    must see it."""
 
-    class PerBatch(torch.nn.Linear):
+    class PerBatch(torch.nn.Module):
+        def __init__(self, linear: torch.nn.Module) -> None:
+            super().__init__()
+            self._linear = linear
+
         def forward(self, rows: Tensor) -> Tensor:
             scale = rows.abs().amax() / 127
-            return super().forward(torch.round(rows / scale) * scale)
+            scaled: Tensor = self._linear(torch.round(rows / scale) * scale)
+            return scaled
 
-    decoder = tiny_decoder(dtype=torch.float32)
-    gate = decoder.model.layers[0].mlp.gate_proj
-    gate.__class__ = PerBatch
+    decoder = tiny_decoder(dtype=torch.float32, linear="packed")
+    assert packing_keeps_bits(RaggedModel(decoder, 512))
+    mlp = decoder.model.layers[0].mlp
+    mlp.gate_proj = PerBatch(mlp.gate_proj)
     assert not packing_keeps_bits(RaggedModel(decoder, 512))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_stock_linears_claim_no_bits(dtype: torch.dtype) -> None:
+    """In half precision a few rows may well agree by luck; the next ones need not."""
+    assert not packing_keeps_bits(RaggedModel(tiny_decoder(dtype=dtype), 512))
+
+
+@families
+@pytest.mark.parametrize(
+    ("precision", "factor"), [("bfloat16", 1.2), ("float16", 1.2), ("int8", 2.0)]
+)
+@pytest.mark.usefixtures("one_thread")
+def test_a_coarse_precision_errs_about_as_much_as_the_stock_model_in_it(
+    family: str, precision: Precision, factor: float
+) -> None:
+    """Against float64, over prefill, chunks and single rows. int8 has no stock model and is
+    measured by bfloat16's."""
+    ids = [make_text(0, 150)]
+    exact = tiny_decoder(family, attention=reference_attention(family))
+    expected = exact(input_ids=torch.tensor(ids), use_cache=False).logits[0]
+    stock = tiny_decoder(
+        family,
+        torch.bfloat16 if precision == "int8" else compute_dtype(precision),
+        attention="eager",
+    )
+    stock_error = (stock(input_ids=torch.tensor(ids), use_cache=False).logits[0] - expected).std()
+    kind = linear_kind(precision, CPU)
+    model = RaggedModel(tiny_decoder(family, compute_dtype(precision), linear=kind), 512)
+    packs = [*([(0, size)] for size in (37, 64, 1, 30)), *([(0, 1)] for _ in range(18))]
+    error = (run_schedule(model, ids, packs)[0] - expected).std()
+    assert error < factor * stock_error
 
 
 def test_a_host_without_onednn_gets_portable_linears(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from s2d_ray.models.families import check_family
 from s2d_ray.models.linear import Int8Linear, PackedLinear
 from s2d_ray.models.loading import (
     choose_device,
+    compute_dtype,
     linear_kind,
     load_decoder,
     load_target_decoder,
@@ -214,3 +215,13 @@ def test_a_target_has_no_stock_linear_left_and_owns_its_memory(
     assert not any(is_mapped(parameter, checkpoint) for parameter in decoder.parameters())
     plain = load_decoder(checkpoint, torch.float32, CPU)
     assert any(is_mapped(parameter, checkpoint) for parameter in plain.parameters())
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precisions_keep_their_rope_in_float32(checkpoint: Path, precision: Any) -> None:
+    """Frequencies rounded to 8 bits would turn far positions by whole radians."""
+    decoder: Any = load_target_decoder(checkpoint, precision, CPU)
+    assert {parameter.dtype for parameter in decoder.parameters()} == {compute_dtype(precision)}
+    plain: Any = load_decoder(checkpoint, torch.float32, CPU)
+    assert torch.equal(decoder.model.rotary_emb.inv_freq, plain.model.rotary_emb.inv_freq)
+    assert torch.nn.Linear in {type(module) for module in decoder.modules()}
