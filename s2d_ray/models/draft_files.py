@@ -19,7 +19,7 @@ import filelock
 
 from s2d_ray.config import DraftConfig, Precision
 from s2d_ray.errors import ModelError
-from s2d_ray.models import sources, text
+from s2d_ray.models import cache, sources, text
 
 if TYPE_CHECKING:
     import torch
@@ -122,7 +122,7 @@ def draft_folder(config: DraftConfig) -> Path:
     if config.checkpoint is not None:
         return Path(config.checkpoint).expanduser()
     recipe = json.dumps([FORMAT, config.base, config.exit_layers, config.head_size])
-    return sources.cache_dir().parent / "drafts" / hashlib.sha256(recipe.encode()).hexdigest()[:16]
+    return cache.cache_dir().parent / "drafts" / hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
 def ensure_draft(config: DraftConfig, *, report: Callable[[str], None] = lambda line: None) -> Path:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from s2d_ray.config import DraftConfig, Precision
 from s2d_ray.errors import ModelError
-from s2d_ray.models import draft_files, sources
+from s2d_ray.models import draft_files
 from s2d_ray.models.attention import Segment
 from s2d_ray.models.draft_files import (
     DraftCard,
@@ -36,7 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(sources, "cache_dir", lambda: tmp_path / "models")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
 
