@@ -7,12 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from s2d_ray.cli import app
 from s2d_ray.config import AppConfig
 from s2d_ray.models.draft_files import DraftCard
 from s2d_ray.models.text import fingerprint_of
 from s2d_ray.serve.checks import check_config
 from tests.tiny import tiny_checkpoint
+
+DEPLOYMENTS = sorted((Path(__file__).parents[2] / "deployments").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +93,15 @@ def test_a_source_that_cannot_be_is_named_with_its_key(model: Path) -> None:
     troubles = check_config(config)
     assert troubles[0].startswith("targets.far.model: model source 'hub:nobody'")
     assert troubles[1] == "draft: x.gguf: cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize("path", DEPLOYMENTS, ids=lambda path: path.name)
+def test_every_shipped_config_passes_the_check_before_its_models_are_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With an empty cache and no network: what can be said of it now is that it is well-formed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    checked = CliRunner().invoke(app, ["check", str(path)])
+    assert checked.exit_code == 0, checked.output
+    assert "well-formed" in checked.stdout
+    assert not any(tmp_path.iterdir())
