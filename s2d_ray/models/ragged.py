@@ -47,9 +47,10 @@ class RaggedModel:
         if not wanted_rows:  # a chunk of a longer prompt
             self._decoder.model(**batch)
             return torch.empty(0, self.vocab_size, dtype=self.dtype, device=self.device)
-        # The family's own forward also does what comes after its head, such as a cap.
-        wanted = torch.tensor(wanted_rows, device=self.device)
-        logits: Tensor = self._decoder(**batch, logits_to_keep=wanted).logits[0]
+        # The family's own forward also does what comes after its head, such as a cap. Of a list it
+        # makes an index wherever the last layer lies; a tensor would lie with the first.
+        scored = self._decoder(**batch, logits_to_keep=list(wanted_rows))
+        logits: Tensor = scored.logits[0]
         return logits
 
 
