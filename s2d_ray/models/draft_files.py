@@ -19,7 +19,7 @@ import filelock
 
 from s2d_ray.config import DraftConfig, Precision
 from s2d_ray.errors import ModelError
-from s2d_ray.models import sources, text
+from s2d_ray.models import cache, sources, text
 
 if TYPE_CHECKING:
     import torch
@@ -92,11 +92,12 @@ def load_network(
 ) -> DraftNetwork:
     """A saved draft, ready to run. Raises ModelError like `read`, or if its family is refused."""
     from s2d_ray.models.linear import replace_linears
-    from s2d_ray.models.loading import compute_dtype, linear_kind
+    from s2d_ray.models.loading import cast_parameters, compute_dtype, linear_kind
     from s2d_ray.models.sorted_draft import DraftNetwork, staged_equals_whole
 
     _, draft = read(folder)
-    draft = draft.to(device=device, dtype=compute_dtype(precision)).eval().requires_grad_(False)
+    draft = draft.to(device).eval().requires_grad_(False)
+    cast_parameters(draft, compute_dtype(precision))
     replace_linears(draft, linear_kind(precision, device))
     draft.split()
     network = DraftNetwork(draft, cache_tokens)
@@ -121,7 +122,7 @@ def draft_folder(config: DraftConfig) -> Path:
     if config.checkpoint is not None:
         return Path(config.checkpoint).expanduser()
     recipe = json.dumps([FORMAT, config.base, config.exit_layers, config.head_size])
-    return sources.cache_dir().parent / "drafts" / hashlib.sha256(recipe.encode()).hexdigest()[:16]
+    return cache.cache_dir().parent / "drafts" / hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
 
 def ensure_draft(config: DraftConfig, *, report: Callable[[str], None] = lambda line: None) -> Path:

@@ -5,7 +5,6 @@ Loads torch and transformers. `sources` runs it as a program whose arguments are
 
 from __future__ import annotations
 
-import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,7 @@ from gguf import GGUFReader
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from s2d_ray.errors import ModelError
-from s2d_ray.models.sources import LINEAGE
+from s2d_ray.models.cache import write_lineage
 
 PACKAGES = ("gguf", "safetensors", "tokenizers", "torch", "transformers")
 
@@ -58,7 +57,7 @@ def convert(gguf_path: Path, out_dir: Path, source: str, sha256: str) -> None:
         "sha256": sha256,
         "packages": {name: version(name) for name in PACKAGES},
     }
-    (out_dir / LINEAGE).write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
+    write_lineage(out_dir, lineage)
 
 
 def _metadata(path: Path) -> dict[str, Any]:

@@ -8,6 +8,8 @@ run held stays there as finite numbers behind a -inf mask, so it never reaches a
 from __future__ import annotations
 
 import bisect
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,37 +72,40 @@ def _blocks(num_tokens: int) -> int:
 
 def lazy_zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Zeros whose memory a CPU host hands out page by page on first write."""
-    if device.type == "cpu" and dtype in (torch.float32, torch.float64):
-        return torch.from_numpy(np.zeros(shape, dtype=str(dtype).removeprefix("torch.")))
-    return torch.zeros(shape, dtype=dtype, device=device)
+    if device.type != "cpu" or 0 in shape:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(dtype).view(shape)
 
 
 class KVPool:
-    """Keys and values of all layers. Shapes: keys, values [layers, kv_heads, slots, head_dim]."""
+    """Keys and values of all layers, each where its layer computes.
+
+    devices: one per layer. Shapes: keys and values of a layer [kv_heads, slots, head_dim].
+    """
 
     def __init__(
         self,
-        num_layers: int,
+        devices: Sequence[torch.device],
         num_kv_heads: int,
         head_dim: int,
         num_tokens: int,
         dtype: torch.dtype,
-        device: torch.device,
     ) -> None:
         self.allocator = RunAllocator(num_tokens)
-        shape = (num_layers, num_kv_heads, self.allocator.num_blocks * BLOCK, head_dim)
-        self._keys = lazy_zeros(shape, dtype, device)
-        self._values = lazy_zeros(shape, dtype, device)
+        shape = (num_kv_heads, self.allocator.num_blocks * BLOCK, head_dim)
+        self._keys = [lazy_zeros(shape, dtype, device) for device in devices]
+        self._values = [lazy_zeros(shape, dtype, device) for device in devices]
         self.bytes_written = 0
 
     def write(self, layer: int, slot: int, keys: Tensor, values: Tensor) -> None:
         """Store rows from `slot` on. Shapes: [kv_heads, rows, head_dim]."""
         end = slot + keys.shape[1]
-        self._keys[layer, :, slot:end] = keys
-        self._values[layer, :, slot:end] = values
+        self._keys[layer][:, slot:end] = keys
+        self._values[layer][:, slot:end] = values
         self.bytes_written += 2 * keys.numel() * keys.element_size()
 
     def view(self, layer: int, start: int, num_keys: int) -> tuple[Tensor, Tensor]:
-        """A run's first keys and values, without a copy. Shapes: [kv_heads, keys, head_dim]."""
+        """Keys and values from slot `start` on, without a copy. [kv_heads, keys, head_dim]."""
         stretch = slice(start, start + num_keys)
-        return self._keys[layer, :, stretch], self._values[layer, :, stretch]
+        return self._keys[layer][:, stretch], self._values[layer][:, stretch]

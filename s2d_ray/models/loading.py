@@ -17,6 +17,7 @@ from s2d_ray.errors import ModelError
 from s2d_ray.models.attention import IMPLEMENTATION
 from s2d_ray.models.families import check_family
 from s2d_ray.models.linear import LinearKind, replace_linears
+from s2d_ray.models.placement import LayerMap, spread_over_gpus
 
 _DTYPES = {
     "float32": torch.float32,
@@ -56,9 +57,10 @@ def read_config(folder: Path) -> PretrainedConfig:
     return config
 
 
-def load_decoder(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def load_decoder(folder: Path, dtype: torch.dtype, place: torch.device | LayerMap) -> nn.Module:
     """The family's own causal LM with stock linears and ragged attention, in eval mode.
 
+    place: one device for all of it, or each layer's.
     Raises ModelError if a weight is missing, damaged or of another shape than the config says.
     """
     read_config(folder)
@@ -71,6 +73,7 @@ def load_decoder(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.M
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            device_map=place if isinstance(place, dict) else None,
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -78,16 +81,31 @@ def load_decoder(folder: Path, dtype: torch.dtype, device: torch.device) -> nn.M
     model, info = loaded
     if missing := sorted(info["missing_keys"]):  # transformers would fill them with noise
         raise ModelError(f"{folder}: weights cannot be loaded: {missing[0]} is missing")
-    decoder: nn.Module = model.to(device).eval()
-    return decoder
+    decoder: nn.Module = model.eval()
+    return decoder if isinstance(place, dict) else decoder.to(place)
 
 
-def load_target_decoder(folder: Path, precision: Precision, device: torch.device) -> nn.Module:
-    """A target's network with the linear layers of its precision."""
-    decoder = load_decoder(folder, _DTYPES[precision], device)
-    replace_linears(decoder, linear_kind(precision, device))
+def load_target_decoder(
+    folder: Path, precision: Precision, device: torch.device, num_gpus: int = 1
+) -> nn.Module:
+    """A target's network with the linear layers of its precision.
+
+    num_gpus: how many GPUs its layers are spread over, if `device` is one.
+    """
+    kind = linear_kind(precision, device)
+    place: torch.device | LayerMap = device
+    if device.type == "cuda" and num_gpus > 1:
+        place = spread_over_gpus(read_config(folder), _DTYPES[precision], num_gpus)
+    decoder = load_decoder(folder, _DTYPES[precision], place)
+    replace_linears(decoder, kind)
     own_memory(decoder)
     return decoder
+
+
+def cast_parameters(module: nn.Module, dtype: torch.dtype) -> None:
+    """Parameters only: rounded buffers, rope frequencies above all, would be another model."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def own_memory(module: nn.Module) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from s2d_ray.errors import ModelError
 from s2d_ray.models.attention import RaggedBatch, Segment
@@ -14,20 +14,21 @@ from s2d_ray.models.kv_pool import BLOCK, KVPool
 
 
 class RaggedModel:
-    """A causal LM over one KV pool. Not thread-safe: one forward at a time."""
+    """A causal LM over one KV pool. Not thread-safe: one forward at a time.
+
+    has_stock_linears: whether any layer is one that promises nothing about bits.
+    """
 
     def __init__(self, decoder: Any, cache_tokens: int) -> None:
-        self._trunk = decoder.model
-        self._head = decoder.lm_head
+        self._decoder = decoder
         config = decoder.config
-        weight = self._trunk.embed_tokens.weight
+        weight = decoder.model.embed_tokens.weight
         self.device: torch.device = weight.device
         self.dtype: torch.dtype = weight.dtype
         self.vocab_size: int = config.vocab_size
         self.max_positions: int = config.max_position_embeddings
-        self.pool = make_pool(
-            config, config.num_hidden_layers, cache_tokens, self.dtype, self.device
-        )
+        self.has_stock_linears = any(isinstance(part, nn.Linear) for part in decoder.modules())
+        self.pool = make_pool(decoder.model, cache_tokens, self.dtype)
 
     @torch.inference_mode()
     def forward(
@@ -37,25 +38,29 @@ class RaggedModel:
 
         Writes the rows' keys and values; the logits of wanted_rows[i] are row i of the result.
         """
-        batch = RaggedBatch(self.pool, segments, self.dtype, self.device)
-        positions = row_positions(segments, self.device)
-        ids = torch.tensor(token_ids, device=self.device)
-        hidden = self._trunk(
-            input_ids=ids[None], position_ids=positions[None], use_cache=False, ragged=batch
-        ).last_hidden_state[0]
+        batch: dict[str, Any] = {
+            "input_ids": torch.tensor(token_ids, device=self.device)[None],
+            "position_ids": row_positions(segments, self.device)[None],
+            "use_cache": False,
+            "ragged": RaggedBatch(self.pool, segments),
+        }
         if not wanted_rows:  # a chunk of a longer prompt
+            self._decoder.model(**batch)
             return torch.empty(0, self.vocab_size, dtype=self.dtype, device=self.device)
-        logits: Tensor = self._head(hidden[torch.tensor(wanted_rows, device=self.device)])
+        # The family's own forward also does what comes after its head, such as a cap. Of a list it
+        # makes an index wherever the last layer lies; a tensor would lie with the first.
+        scored = self._decoder(**batch, logits_to_keep=list(wanted_rows))
+        logits: Tensor = scored.logits[0]
         return logits
 
 
-def make_pool(
-    config: Any, num_layers: int, num_tokens: int, dtype: torch.dtype, device: torch.device
-) -> KVPool:
-    """A pool with the attention shapes of a `transformers` config."""
+def make_pool(trunk: Any, num_tokens: int, dtype: torch.dtype) -> KVPool:
+    """A pool for the attention of a `transformers` model without head, beside its layers."""
+    config = trunk.config
     head_dim = getattr(config, "head_dim", None)
     head_dim = head_dim or config.hidden_size // config.num_attention_heads
-    return KVPool(num_layers, config.num_key_value_heads, head_dim, num_tokens, dtype, device)
+    devices = [next(layer.parameters()).device for layer in trunk.layers]
+    return KVPool(devices, config.num_key_value_heads, head_dim, num_tokens, dtype)
 
 
 def row_positions(segments: Sequence[Segment], device: torch.device) -> Tensor:
@@ -70,8 +75,11 @@ def packing_keeps_bits(model: RaggedModel) -> bool:
     """Whether *row alone = row packed* holds on this host, bit for bit (design D1).
 
     Rows about position 128, a border of 64 positions, are computed in one long chunk, then alone on
-    either side of the border, and across it in packs of 2, 4 and 8 beside another text.
+    either side of the border, and across it in packs of 2, 4 and 8 beside another text. A model
+    with a stock linear layer claims nothing: in bfloat16, say, so few rows may agree by luck.
     """
+    if model.has_stock_linears:
+        return False
     length, border = 134, 128
     ids = [(37 * index + 11) % model.vocab_size for index in range(length)]
     mine, other = model.pool.allocator.reserve(length), model.pool.allocator.reserve(BLOCK)

@@ -34,16 +34,13 @@ class SortedDraft(nn.Module):
         self, config: PretrainedConfig, exit_layers: Sequence[int], head_size: int
     ) -> None:
         super().__init__()
-        config = copy.deepcopy(config)
-        config.num_hidden_layers = exit_layers[-1]
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[: exit_layers[-1]]
-        config._attn_implementation = IMPLEMENTATION
-        self.config: Any = config
+        self.config: Any = _layers_of(config, 0, exit_layers[-1])
         self.exit_layers = tuple(exit_layers)
         with no_init_weights():
-            trunk: Any = AutoModel.from_config(config, attn_implementation=IMPLEMENTATION)
-            self.head = nn.Linear(config.hidden_size, head_size, bias=False)
+            trunk: Any = AutoModel.from_config(
+                self.config, attn_implementation=IMPLEMENTATION, dtype=torch.float32
+            )
+            self.head = nn.Linear(self.config.hidden_size, head_size, bias=False)
         final_norm, trunk.norm = trunk.norm, nn.Identity()
         self.trunk = trunk
         self.exit_norms = nn.ModuleList(copy.deepcopy(final_norm) for _ in exit_layers)
@@ -82,13 +79,25 @@ class SortedDraft(nn.Module):
     def exit_logits(self, submodel: int, hidden: Tensor) -> Tensor:
         """Scores of the trimmed vocabulary. [rows, hidden] -> [rows, head_size]."""
         logits: Tensor = self.head(self.exit_norms[submodel](hidden))
-        return logits
+        cap: float | None = getattr(self.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _layers_of(config: PretrainedConfig, first: int, last: int) -> PretrainedConfig:
+    """A config of layers first … last − 1 alone; what is said layer by layer is cut likewise."""
+    part: Any = copy.deepcopy(config)
+    part.num_hidden_layers = last - first
+    if getattr(part, "layer_types", None):
+        part.layer_types = part.layer_types[first:last]
+    part._attn_implementation = IMPLEMENTATION
+    result: PretrainedConfig = part
+    return result
 
 
 def _slice_of(trunk: Any, first: int, last: int) -> Any:
     """The family's model over layers first … last − 1, sharing its modules with the trunk."""
     with torch.device("meta"):
-        part = type(trunk)(trunk.config)
+        part = type(trunk)(_layers_of(trunk.config, first, last))
     part.layers = nn.ModuleList(trunk.layers[first:last])
     part.embed_tokens = trunk.embed_tokens
     part.rotary_emb = trunk.rotary_emb
@@ -110,12 +119,9 @@ class DraftNetwork:
         self.dtype: torch.dtype = parameter.dtype
         self.exit_layers = draft.exit_layers
         self.head_ids = draft.head_ids
-        config = draft.config
-        self.pool: KVPool = make_pool(
-            config, config.num_hidden_layers, cache_tokens, self.dtype, self.device
-        )
+        self.pool: KVPool = make_pool(draft.trunk, cache_tokens, self.dtype)
         num_slots = self.pool.allocator.num_blocks * BLOCK
-        shape = (draft.num_submodels - 1, num_slots, config.hidden_size)
+        shape = (draft.num_submodels - 1, num_slots, draft.config.hidden_size)
         self._states = lazy_zeros(shape, self.dtype, self.device)
 
     @torch.inference_mode()
@@ -127,7 +133,7 @@ class DraftNetwork:
         token_ids [rows] are read by group 0 only; the others read the stored hidden states.
         -> hidden states of each segment's last row [segments, hidden].
         """
-        batch = RaggedBatch(self.pool, segments, self.dtype, self.device)
+        batch = RaggedBatch(self.pool, segments)
         positions = row_positions(segments, self.device)
         if group == 0:
             inputs = torch.tensor(token_ids, device=self.device)
@@ -157,7 +163,7 @@ def _slots(segment: Segment) -> slice:
 def staged_equals_whole(network: DraftNetwork) -> bool:
     """Whether the groups one after another equal one pass over all layers, bit for bit.
 
-    A family that scales its embeddings inside the model, say, would fail here and is refused.
+    A family that scales hidden states inside its model, say, would fail here and is refused.
     """
     run = network.pool.allocator.reserve(BLOCK)
     if run is None:
@@ -168,7 +174,7 @@ def staged_equals_whole(network: DraftNetwork) -> bool:
         hidden = torch.empty(0)
         for group in range(len(network.exit_layers)):
             hidden = network.run_group(group, ids, segment)
-        batch = RaggedBatch(network.pool, segment, network.dtype, network.device)
+        batch = RaggedBatch(network.pool, segment)
         positions = row_positions(segment, network.device)
         tokens = torch.tensor(ids, device=network.device)
         trunk: Any = network._draft.trunk

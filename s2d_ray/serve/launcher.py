@@ -72,6 +72,7 @@ def bring_up(config: AppConfig, temp_dir: Path) -> None:
     fetch_models(config)
     if troubles := check_config(config):  # now the models are there to be looked at
         raise ConfigError("\n".join(troubles))
+    os.environ["HF_HUB_OFFLINE"] = "1"  # no replica reaches out
     with stage("Ray"):
         start_ray(temp_dir)
     take_signals(in_order(temp_dir))  # ray.init has put its own handler for SIGTERM
@@ -151,7 +152,6 @@ def set_environment(temp_dir: Path) -> None:
         # Left unset, Ray makes it 1 for every actor that asks for less than two CPUs.
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
         "OMP_WAIT_POLICY": "PASSIVE",
-        "HF_HUB_OFFLINE": "1",
     }
 
 

@@ -23,14 +23,22 @@ from s2d_ray.models.sorted_draft import (
     cut_draft,
     staged_equals_whole,
 )
-from tests.tiny import EOS, VOCAB_SIZE, threads, tiny_decoder, tiny_draft_network
+from tests.tiny import (
+    EOS,
+    FAMILIES,
+    VOCAB_SIZE,
+    reference_attention,
+    threads,
+    tiny_decoder,
+    tiny_draft_network,
+)
 
 EXITS = (2, 3, 6)
 HEAD_IDS = tuple(range(0, VOCAB_SIZE, 3))
 IDS = [(37 * index + 11) % VOCAB_SIZE for index in range(90)]
 CPU = torch.device("cpu")
 
-families = pytest.mark.parametrize("family", ["llama", "qwen2"])
+families = pytest.mark.parametrize("family", FAMILIES)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,6 +52,8 @@ def truncated(decoder: Any, num_layers: int) -> Any:
     alone = copy.deepcopy(decoder)
     alone.model.layers = alone.model.layers[:num_layers]
     alone.config.num_hidden_layers = num_layers
+    if getattr(alone.config, "layer_types", None):
+        alone.config.layer_types = alone.config.layer_types[:num_layers]
     head = nn.Linear(decoder.config.hidden_size, len(HEAD_IDS), bias=False, dtype=decoder.dtype)
     head.weight = nn.Parameter(decoder.lm_head.weight[list(HEAD_IDS)], requires_grad=False)
     alone.lm_head = head
@@ -78,7 +88,7 @@ def test_each_submodel_is_the_truncated_network_bit_for_bit(family: str, submode
     assert other is not None
     logits = exit_logits(network, submodel, [Segment(mine, 0, 90)])
     assert torch.equal(logits, model.forward(IDS, [Segment(other, 0, 90)], [89])[0])
-    alone.set_attn_implementation("sdpa")
+    alone.set_attn_implementation(reference_attention(family))
     stock = alone(input_ids=torch.tensor([IDS]), use_cache=False).logits[0, -1]
     assert torch.allclose(logits, stock, rtol=0, atol=1e-9)
 

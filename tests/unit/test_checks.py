@@ -7,13 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from s2d_ray.cli import app
 from s2d_ray.config import AppConfig
-from s2d_ray.models import sources
 from s2d_ray.models.draft_files import DraftCard
 from s2d_ray.models.text import fingerprint_of
 from s2d_ray.serve.checks import check_config
 from tests.tiny import tiny_checkpoint
+
+DEPLOYMENTS = sorted((Path(__file__).parents[2] / "deployments").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +75,33 @@ def test_wrong_numbers_are_named_with_the_limit(model: Path, tmp_path: Path) -> 
     assert any(t.startswith("plan.exit_thresholds: 2") for t in check_config(shallow))
 
 
-def test_a_wheel_that_is_not_there_yet_is_checked_later(
-    model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("source", ["pypi:nothing==1", "hub:nobody/nothing"])
+def test_a_model_that_is_not_there_yet_is_checked_later(
+    source: str, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """No network before the download is announced: an uncached wheel passes for now."""
-    monkeypatch.setattr(sources, "cache_dir", lambda: tmp_path)
-    assert check_config(_config(model, {"base": "pypi:nothing==1"}, max_context=64)) == []
+    """No network before the download is announced: what is not in the cache passes for now."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert check_config(_config(model, {"base": source}, max_context=64)) == []
+    assert check_config(AppConfig.model_validate({"targets": {"far": {"model": source}}})) == []
+
+
+def test_a_source_that_cannot_be_is_named_with_its_key(model: Path) -> None:
+    """A mistake in the string is found without a look at any network."""
+    config = AppConfig.model_validate(
+        {"targets": {"far": {"model": "hub:nobody"}}, "draft": {"base": "x.gguf"}}
+    )
+    troubles = check_config(config)
+    assert troubles[0].startswith("targets.far.model: model source 'hub:nobody'")
+    assert troubles[1] == "draft: x.gguf: cannot be read: No such file or directory"
+
+
+@pytest.mark.parametrize("path", DEPLOYMENTS, ids=lambda path: path.name)
+def test_every_shipped_config_passes_the_check_before_its_models_are_there(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With an empty cache and no network: what can be said of it now is that it is well-formed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    checked = CliRunner().invoke(app, ["check", str(path)])
+    assert checked.exit_code == 0, checked.output
+    assert "well-formed" in checked.stdout
+    assert not any(tmp_path.iterdir())

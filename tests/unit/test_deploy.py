@@ -66,3 +66,14 @@ def test_gpus_are_asked_for_where_a_device_needs_one() -> None:
     assert options == {"target-smollm2-135m": 0, "target-smollm2-135m-int8": 1}
     assert apps["draft"]["args"]["num_gpus"] == 1
     assert _apps(QUICKSTART)["draft"]["args"]["num_gpus"] == 0
+
+
+def test_a_target_over_several_gpus_asks_for_all_of_them() -> None:
+    """Per replica, and only where it runs on GPUs at all."""
+
+    def asked(*, gpus: bool) -> int:
+        app = _apps(_with_target(num_gpus=4), gpus=gpus)["target-smollm2-135m"]
+        return int(app["deployments"][0]["ray_actor_options"]["num_gpus"])
+
+    assert asked(gpus=True) == 4
+    assert asked(gpus=False) == 0

