@@ -20,6 +20,8 @@ THRESHOLDS = (
 )
 """(exit thresholds, stop threshold)."""
 
+TREE_WIDTHS = (1, 2, 3)
+
 PLANS_PER_PROMPT = 3
 """With two, 120 forced runs per target could not hold each of 8 lengths 20 times."""
 
@@ -79,7 +81,8 @@ class Run:
         if self.plan is None:
             return self.baseline_key
         exits = ",".join(map(str, self.plan.exit_thresholds))
-        return f"{self.baseline_key}/{self.plan.max_proposal}/{exits}/{self.plan.stop_threshold}"
+        shape = f"{self.plan.max_proposal}x{self.plan.tree_width}"
+        return f"{self.baseline_key}/{shape}/{exits}/{self.plan.stop_threshold}"
 
     def seed(self, base: int) -> int:
         """The same for every plan of one prompt."""
@@ -132,12 +135,13 @@ class Comparison:
 
 
 def all_plans() -> tuple[Plan, ...]:
-    """Every length under every threshold setting, neighbours differing in both."""
+    """Every length under every threshold setting, neighbours differing in both and in width."""
     plans = []
     for number in range(len(MAX_PROPOSALS) * len(THRESHOLDS)):
         row, length = divmod(number, len(MAX_PROPOSALS))
         exits, stop = THRESHOLDS[(number + row) % len(THRESHOLDS)]
-        plans.append(Plan(exits, stop, MAX_PROPOSALS[length]))
+        width = TREE_WIDTHS[number % len(TREE_WIDTHS)]
+        plans.append(Plan(exits, stop, MAX_PROPOSALS[length], width))
     return tuple(plans)
 
 
@@ -162,11 +166,13 @@ def thin_settings(runs: Sequence[Run]) -> list[str]:
     for target in {run.target for run in runs}:
         wanted |= {f"{target}: max_proposal {length}" for length in MAX_PROPOSALS}
         wanted |= {f"{target}: thresholds {setting}" for setting in THRESHOLDS}
+        wanted |= {f"{target}: tree_width {width}" for width in TREE_WIDTHS}
     for run in runs:
         if run.plan is not None:
             setting = (run.plan.exit_thresholds, run.plan.stop_threshold)
             counts[f"{run.target}: max_proposal {run.plan.max_proposal}"] += 1
             counts[f"{run.target}: thresholds {setting}"] += 1
+            counts[f"{run.target}: tree_width {run.plan.tree_width}"] += 1
     return sorted(setting for setting in wanted if counts[setting] < LEAST_PER_SETTING)
 
 
