@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -22,10 +23,15 @@ from s2d_ray.engine.messages import (
     Finished,
     FinishReason,
     GenerateRequest,
+    Prompt,
+    RoundCount,
     Started,
+    TextPrompt,
+    Tokens,
     TokenTrace,
     Usage,
 )
+from s2d_ray.errors import RequestError
 from s2d_ray.serve.backend import Health, TargetHealth, TargetInfo
 from s2d_ray.serve.ingress import build_app
 
@@ -41,6 +47,7 @@ USAGE = Usage(
     accepted_tokens=2,
     accepted_by_submodel={4: 1, 8: 1},
     draft_misses=1,
+    rounds_by_length=(RoundCount(2, 2, 1), RoundCount(3, 0, 1)),
 )
 FINISHED = Finished(FinishReason.STOP, USAGE)
 TRACED = (
@@ -51,24 +58,30 @@ TRACED = (
 TEXT = "Paris é!"
 
 Step = Event | Exception | str
+Script = Sequence[Step]
 SCRIPT: tuple[Step, ...] = (Started(7), *(Delta(delta.text) for delta in TRACED), FINISHED)
 TRACED_SCRIPT: tuple[Step, ...] = (Started(7), *TRACED, FINISHED)
 
 
 class FakeBackend:
-    """Plays one script for every request, and records requests and finished aborts."""
+    """Plays a script for every request, and records requests and finished aborts.
+
+    script: one for all, or a function of the request. Its tokens are the characters of a text.
+    """
 
     def __init__(
         self,
-        script: Sequence[Step] = SCRIPT,
+        script: Script | Callable[[GenerateRequest], Script] = SCRIPT,
         *,
         health: Health | Exception | None = None,
         plans: Mapping[str, Plan | None] | None = None,
     ) -> None:
         self.script = script
         self.requests: list[tuple[str, GenerateRequest]] = []
+        self.prompts: list[Prompt] = []
         self.hanging = threading.Event()
         self.closed = threading.Event()
+        self.num_closed = 0
         self._health = health or Health(True, False, {"tiny": TargetHealth(True, True)}, {})
         self._plans = plans or {"tiny": None, "tiny-int8": None}
 
@@ -81,7 +94,7 @@ class FakeBackend:
     async def generate(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         self.requests.append((target, request))
         try:
-            for step in self.script:
+            for step in self.script(request) if callable(self.script) else self.script:
                 if isinstance(step, Exception):
                     raise step
                 if isinstance(step, str):
@@ -89,10 +102,25 @@ class FakeBackend:
                     await asyncio.Event().wait()
                 else:
                     yield step
+                    await asyncio.sleep(0)  # others may go on, as between two of Ray's answers
         finally:
             # A real abort crosses a process border: it must be allowed to await.
             await asyncio.sleep(0.01)
+            self.num_closed += 1
             self.closed.set()
+
+    async def tokenize(self, target: str, prompt: Prompt) -> Tokens:
+        self.prompts.append(prompt)
+        text = prompt.text if isinstance(prompt, TextPrompt) else "chat"
+        return Tokens(tuple(map(ord, text)), tuple(text), 64)
+
+    async def detokenize(self, target: str, token_ids: Sequence[int]) -> str:
+        if 0 in token_ids:
+            raise RequestError("token id 0 is none of this target's", "tokens")
+        return "".join(map(chr, token_ids))
+
+    async def metrics(self) -> str:
+        return "# HELP rounds Rounds.\n# TYPE rounds counter\nrounds 3\n"
 
     async def health(self) -> Health:
         if isinstance(self._health, Exception):
@@ -109,6 +137,11 @@ def chat_body(**fields: Any) -> dict[str, Any]:
     return {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]} | fields
 
 
+def text_body(**fields: Any) -> dict[str, Any]:
+    """A valid body of a completion, with `fields` set or replaced."""
+    return {"model": "tiny", "prompt": "hi"} | fields
+
+
 def call(app: FastAPI, method: str, path: str, **options: Any) -> httpx.Response:
     """One request in process. An exception that leaves the app is raised here."""
 
@@ -123,6 +156,14 @@ def call(app: FastAPI, method: str, path: str, **options: Any) -> httpx.Response
 def post(app: FastAPI, **fields: Any) -> httpx.Response:
     """A chat completion in process."""
     return call(app, "POST", "/v1/chat/completions", json=chat_body(**fields))
+
+
+def events(response: httpx.Response) -> list[dict[str, Any]]:
+    """The JSON of each server-sent event but the closing [DONE]."""
+    blocks = response.text.split("\n\n")
+    assert blocks.pop() == ""
+    assert all(block.startswith("data: ") for block in blocks)
+    return [json.loads(block[6:]) for block in blocks if block != "data: [DONE]"]
 
 
 @contextlib.contextmanager

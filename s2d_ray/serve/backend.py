@@ -7,13 +7,21 @@ data, one protocol, and the relay through which the edge listens: no HTTP, no Ra
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from s2d_ray.core.cascade import Plan
-from s2d_ray.engine.messages import Event, Finished, GenerateRequest, Refused
+from s2d_ray.engine.messages import (
+    Event,
+    Finished,
+    GenerateRequest,
+    Prompt,
+    Refused,
+    Tokens,
+)
 from s2d_ray.errors import RequestError, Unavailable
 
 
@@ -70,61 +78,85 @@ class Backend(Protocol):
         Raises: RequestError, before the first event or later.
         """
 
+    async def tokenize(self, target: str, prompt: Prompt) -> Tokens:
+        """The ids of a prompt. Raises: RequestError."""
+
+    async def detokenize(self, target: str, token_ids: Sequence[int]) -> str:
+        """The text of some ids. Raises: RequestError."""
+
     async def health(self) -> Health:
         """A recent snapshot of the service's state."""
 
+    async def metrics(self) -> str:
+        """The counters of the whole service, in Prometheus' text form."""
+
 
 class Relay:
-    """Runs a backend's generator in a task of its own, until it ends or nobody listens.
+    """Runs the backend's generators of one reply, each in a task of its own, until all have ended.
 
-    A task of its own, because a web framework may cancel a response over and over until it
-    returns: a generator run inside it could not await anything while it aborts.
+    Tasks of their own, because a web framework may cancel a response over and over until it
+    returns: a generator run inside it could not await anything while it aborts. When nobody
+    listens any more, or the relay is closed, what still runs is aborted.
     """
 
     def __init__(
-        self, events: AsyncGenerator[Event, None], gone: Coroutine[Any, Any, None]
+        self,
+        streams: Sequence[AsyncGenerator[Event, None]],
+        gone: Coroutine[Any, Any, None],
     ) -> None:
         """`gone` returns when nobody listens any more."""
-        self._queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
-        self._is_ending = False
-        self._pump = asyncio.create_task(self._run(events))
-        self._pump.add_done_callback(lambda _: self._queue.put_nowait(None))
+        self._queue: asyncio.Queue[tuple[int, Event | Exception | None]] = asyncio.Queue()
+        self._ending: set[int] = set()
+        self._pumps = [
+            asyncio.create_task(self._run(index, events)) for index, events in enumerate(streams)
+        ]
+        for index, pump in enumerate(self._pumps):
+            pump.add_done_callback(partial(self._tell_end, index))
         self._watch = asyncio.create_task(gone)
         self._watch.add_done_callback(lambda _: self._abort())
 
-    async def next(self) -> Event | None:
-        """The next event, None if nobody listens any more.
+    async def next(self) -> tuple[int, Event] | None:
+        """The next event and the number of its generator, None if nobody listens any more.
 
-        Raises: RequestError if the request is refused or its backend gives it up.
+        Raises: RequestError if a request is refused or its backend gives it up.
         """
-        item = await self._queue.get()
-        if isinstance(item, Exception):
-            raise item
-        if isinstance(item, Refused):
-            raise refusal(item)
-        if item is None and not self._watch.done():
-            raise RuntimeError("the backend ended a reply without a last event")
-        return item
+        while True:
+            index, item = await self._queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if isinstance(item, Refused):
+                raise refusal(item)
+            if item is not None:
+                return index, item
+            if self._watch.done():
+                return None
+            if index not in self._ending:
+                raise RuntimeError("the backend ended a reply without a last event")
 
     async def close(self) -> None:
         """Abort what still runs, and wait until the backend has let go of it."""
         self._abort()
         self._watch.cancel()
-        await asyncio.wait((self._pump, self._watch))
+        await asyncio.wait((*self._pumps, self._watch))
 
     def _abort(self) -> None:
         # Neither twice nor after the end: that would cut off what the backend awaits to clean up.
-        if not self._is_ending and not self._pump.cancelling():
-            self._pump.cancel()
+        for index, pump in enumerate(self._pumps):
+            if index not in self._ending and not pump.cancelling():
+                pump.cancel()
 
-    async def _run(self, events: AsyncGenerator[Event, None]) -> None:
+    def _tell_end(self, index: int, _pump: asyncio.Task[None]) -> None:
+        self._queue.put_nowait((index, None))
+
+    async def _run(self, index: int, events: AsyncGenerator[Event, None]) -> None:
         try:
             async with aclosing(events):
                 async for event in events:
-                    self._is_ending = isinstance(event, Finished | Refused)
-                    self._queue.put_nowait(event)
+                    if isinstance(event, Finished | Refused):
+                        self._ending.add(index)
+                    self._queue.put_nowait((index, event))
         except Exception as error:
-            self._queue.put_nowait(error)
+            self._queue.put_nowait((index, error))
 
 
 def refusal(event: Refused) -> RequestError:

@@ -7,38 +7,35 @@ reply, from 404 to 500, is an error in OpenAI's form.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
-from starlette.datastructures import Headers, MutableHeaders
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from s2d_ray import __version__
 from s2d_ray.config import HttpConfig
 from s2d_ray.core.cascade import Plan
-from s2d_ray.engine.messages import Delta, Finished
-from s2d_ray.errors import BodyTooLarge, RequestError, Unavailable, UnknownModel
-from s2d_ray.serve.backend import Backend, Health, Relay, TargetInfo
-from s2d_ray.serve.openai_schema import Reply, error_body, parse_request
+from s2d_ray.errors import RequestError, Unavailable, UnknownModel
+from s2d_ray.serve.backend import Backend, Health, TargetInfo
+from s2d_ray.serve.edge import RequestScope, on_http_error, on_request_error, read_body
+from s2d_ray.serve.generation import Job, answer
+from s2d_ray.serve.openai.body import error_body, parse, parse_request
+from s2d_ray.serve.openai.chat import ChatCompletionRequest
+from s2d_ray.serve.openai.chat_reply import chat_reply
+from s2d_ray.serve.openai.completions import CompletionRequest, completion_reply
+from s2d_ray.serve.openai.fields import Endpoint
+from s2d_ray.serve.openai.reply import Head
+from s2d_ray.serve.openai.tokens import DetokenizeRequest, TokenizeRequest, tokens_body
 
 HEALTH_TIMEOUT_S = 2.0
 """A backend that does not tell its state in this time counts as not ready."""
 
-REQUEST_ID = "x-request-id"
-_SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_SSE_DONE = b"data: [DONE]\n\n"
-_CLIENT_GONE = 499
-_RETRY_LATER = (429, 503)
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +47,58 @@ def build_app(
 
     answers_request_id: False behind a proxy that adds `x-request-id` to every answer by itself.
     """
+    # FastAPI would publish routes without bodies, and a page that needs a foreign host.
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.add_middleware(RequestScope, answers_request_id=answers_request_id)
-    app.add_exception_handler(RequestError, _on_request_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestError, on_request_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    _add_texts(app, backend, http, plan)
+    _add_tokens(app, backend, http)
+    _add_models(app, backend, plan)
+    _add_state(app, backend)
+    return app
 
+
+def _add_texts(app: FastAPI, backend: Backend, http: HttpConfig, plan: Plan) -> None:
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        return await _chat_completion(backend, http, plan, request)
+        raw = await read_body(request, http.max_body_bytes)
+        body, ignored = parse_request(ChatCompletionRequest, Endpoint.CHAT, raw)
+        target = _target(backend, body.model)
+        head = _head("chatcmpl", target)
+        requests = body.requests(head.id, target.plan or plan)
+        reply = chat_reply(body, head, requests)
+        job = Job(target.name, requests, reply, bool(body.stream), ignored)
+        return await answer(backend, job, request)
 
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        raw = await read_body(request, http.max_body_bytes)
+        body, ignored = parse_request(CompletionRequest, Endpoint.COMPLETIONS, raw)
+        target = _target(backend, body.model)
+        head = _head("cmpl", target)
+        requests = body.requests(head.id, target.plan or plan)
+        reply = completion_reply(body, head, requests)
+        job = Job(target.name, requests, reply, bool(body.stream), ignored)
+        return await answer(backend, job, request)
+
+
+def _add_tokens(app: FastAPI, backend: Backend, http: HttpConfig) -> None:
+    @app.post("/tokenize")
+    async def tokenize(request: Request) -> Response:
+        body = parse(TokenizeRequest, await read_body(request, http.max_body_bytes))
+        target = _target(backend, body.model)
+        tokens = await backend.tokenize(target.name, body.to_prompt())
+        return JSONResponse(tokens_body(tokens, with_texts=bool(body.return_token_strs)))
+
+    @app.post("/detokenize")
+    async def detokenize(request: Request) -> Response:
+        body = parse(DetokenizeRequest, await read_body(request, http.max_body_bytes))
+        target = _target(backend, body.model)
+        return JSONResponse({"prompt": await backend.detokenize(target.name, body.tokens)})
+
+
+def _add_models(app: FastAPI, backend: Backend, plan: Plan) -> None:
     @app.get("/v1/models")
     async def models() -> Response:
         data = [_model_body(info, plan) for info in backend.targets().values()]
@@ -68,6 +108,8 @@ def build_app(
     async def model(name: str) -> Response:
         return JSONResponse(_model_body(_target(backend, name), plan))
 
+
+def _add_state(app: FastAPI, backend: Backend) -> None:
     @app.get("/health")
     async def health() -> Response:
         state = await _health(backend)
@@ -81,157 +123,17 @@ def build_app(
         error = error_body("No target answers yet", Unavailable.type, None, "starting")
         return JSONResponse({"status": _status(state), **error}, 503, {"retry-after": "1"})
 
-    return app
+    @app.get("/version")
+    async def version() -> Response:
+        return JSONResponse({"version": __version__})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return PlainTextResponse(await backend.metrics(), media_type=PROMETHEUS)
 
 
-async def _chat_completion(
-    backend: Backend, http: HttpConfig, plan: Plan, request: Request
-) -> Response:
-    body = parse_request(await read_body(request, http.max_body_bytes))
-    target = _target(backend, body.model)
-    generate = body.to_generate(f"chatcmpl-{uuid.uuid4().hex}", target.plan or plan)
-    include_usage = bool(body.stream_options and body.stream_options.include_usage)
-    reply = Reply(generate, target.name, int(time.time()), include_usage=include_usage)
-    headers = {"x-s2d-seed": str(generate.sampling.seed)}
-    async with AsyncExitStack() as stack:
-        relay = Relay(backend.generate(target.name, generate), _client_gone(request.receive))
-        stack.push_async_callback(relay.close)
-        if await relay.next() is None:
-            return Response(status_code=_CLIENT_GONE)
-        if body.stream:
-            chunks = stream_reply(relay, reply, request.state.request_id)
-            return EventStream(chunks, headers, stack.pop_all())
-        whole = await whole_reply(relay, reply)
-        if whole is None:
-            return Response(status_code=_CLIENT_GONE)
-        return JSONResponse(whole, headers=headers)
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The request body, at most `limit` bytes of it held. Raises BodyTooLarge beyond."""
-    error = BodyTooLarge(f"The body is larger than {limit} bytes", code="body_too_large")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise error
-    body = bytearray()
-    async for part in request.stream():
-        if len(body) + len(part) > limit:
-            raise error
-        body += part
-    return bytes(body)
-
-
-async def _client_gone(receive: Receive) -> None:
-    # A connection that can no longer be asked is as good as closed.
-    with suppress(Exception):
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-
-async def whole_reply(relay: Relay, reply: Reply) -> dict[str, Any] | None:
-    """The body of a chat.completion, None if the client is gone."""
-    deltas: list[Delta] = []
-    while (event := await relay.next()) is not None:
-        if isinstance(event, Finished):
-            return reply.whole(deltas, event)
-        if isinstance(event, Delta):
-            deltas.append(event)
-    return None
-
-
-async def stream_reply(relay: Relay, reply: Reply, request_id: str) -> AsyncIterator[bytes]:
-    """The chunks of a reply as server-sent events; an error now can only be one more event."""
-    yield _sse(reply.first())
-    try:
-        while (event := await relay.next()) is not None:
-            if isinstance(event, Finished):
-                for chunk in reply.last(event):
-                    yield _sse(chunk)
-                yield _SSE_DONE
-                return
-            if isinstance(event, Delta) and (event.text or event.tokens):
-                yield _sse(reply.delta(event))
-    except RequestError as error:
-        yield _sse(error_body(error.message, error.type, error.param, error.code))
-    except Exception:
-        log.exception("request %s failed in its stream", request_id)
-        yield _sse(_internal_error(request_id))
-
-
-class EventStream(StreamingResponse):
-    """A stream of server-sent events that closes `stack` even if it never began."""
-
-    media_type = "text/event-stream"
-
-    def __init__(
-        self, chunks: AsyncIterator[bytes], headers: dict[str, str], stack: AsyncExitStack
-    ) -> None:
-        unbuffered = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(chunks, headers=unbuffered | headers)
-        self._stack = stack
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._stack:
-            await super().__call__(scope, receive, send)
-
-
-class RequestScope:
-    """Gives each request an id, and turns what nobody caught into a 500 without internals."""
-
-    def __init__(self, app: ASGIApp, answers_request_id: bool) -> None:
-        self._app = app
-        self._answers_request_id = answers_request_id
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        request_id = _request_id(Headers(scope=scope))
-        scope.setdefault("state", {})["request_id"] = request_id
-        has_begun = False
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal has_begun
-            if message["type"] == "http.response.start":
-                has_begun = True
-                if self._answers_request_id:
-                    MutableHeaders(scope=message)[REQUEST_ID] = request_id
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_with_id)
-        except ClientDisconnect:
-            log.debug("request %s: the client is gone", request_id)
-        except Exception:
-            log.exception("request %s failed", request_id)
-            if has_begun:
-                raise
-            response = JSONResponse(_internal_error(request_id), 500)
-            await response(scope, receive, send_with_id)
-
-
-def _request_id(headers: Headers) -> str:
-    given = headers.get(REQUEST_ID, "")
-    return given if _SAFE_REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-def _internal_error(request_id: str) -> dict[str, Any]:
-    message = f"Internal error; the server's log names it by request id {request_id}"
-    return error_body(message, "server_error", None, "internal_error")
-
-
-async def _on_request_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)
-    body = error_body(error.message, error.type, error.param, error.code)
-    headers = {"retry-after": "1"} if error.status in _RETRY_LATER else None
-    return JSONResponse(body, error.status, headers)
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = f"{error.detail}: {request.method} {request.url.path}"
-    body = error_body(message, RequestError.type, None, error.detail.lower().replace(" ", "_"))
-    return JSONResponse(body, error.status_code, error.headers)
+def _head(prefix: str, target: TargetInfo) -> Head:
+    return Head(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), target.name)
 
 
 def _target(backend: Backend, name: str) -> TargetInfo:
@@ -266,8 +168,3 @@ def _status(state: Health) -> str:
     if not state.ready:
         return "starting"
     return "degraded" if state.degraded else "ok"
-
-
-def _sse(body: Mapping[str, Any]) -> bytes:
-    # ASCII only: many clients split lines at U+2028 and its kind, which JSON leaves bare.
-    return b"data: %s\n\n" % json.dumps(body, separators=(",", ":")).encode("ascii")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,9 +13,10 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from s2d_ray.engine.messages import Event, GenerateRequest
+from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Refused, Tokens
 from s2d_ray.errors import Unavailable, UnknownModel
-from s2d_ray.serve.backend import Health, TargetHealth, TargetInfo
+from s2d_ray.serve.backend import Health, TargetHealth, TargetInfo, refusal
+from s2d_ray.serve.cluster_metrics import cluster_metrics
 from s2d_ray.serve.link import DraftStatus
 from s2d_ray.serve.target import TargetStatus
 
@@ -58,13 +59,7 @@ class Router:
 
     async def generate(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Stream one request from some replica of its target."""
-        if target not in self._infos:
-            raise UnknownModel(f"there is no target {target!r}", param="model")
-        try:
-            handle = self._handle(target_app(target))
-        except (RayError, RayServeException):
-            raise Unavailable(f"target {target!r} is not deployed yet", code="not_ready") from None
-        events = handle.options(stream=True).generate.remote(request)
+        events = self._target(target).options(stream=True).generate.remote(request)
         try:
             async for event in events:
                 yield event
@@ -73,6 +68,20 @@ class Router:
             raise Unavailable(f"a replica of {target!r} was lost", code="replica_lost") from None
         finally:
             events.cancel()
+
+    async def tokenize(self, target: str, prompt: Prompt) -> Tokens:
+        """The ids of a prompt, from some replica of the target."""
+        tokens: Tokens = await self._call(target, "tokenize", prompt)
+        return tokens
+
+    async def detokenize(self, target: str, token_ids: Sequence[int]) -> str:
+        """The text of some ids, from some replica of the target."""
+        text: str = await self._call(target, "detokenize", tuple(token_ids))
+        return text
+
+    async def metrics(self) -> str:
+        """What the exporters of all nodes of the cluster tell, merged."""
+        return await cluster_metrics()
 
     async def health(self) -> Health:
         """State of targets and draft, at most half a second old."""
@@ -113,6 +122,26 @@ class Router:
             if response is not None:
                 response.cancel()
             return None
+
+    async def _call(self, target: str, method: str, argument: object) -> Any:
+        """One answer of a replica. Raises RequestError if it refuses or is lost."""
+        try:
+            result = await getattr(self._target(target), method).remote(argument)
+        except (RayError, RayServeException) as error:
+            logger.warning("target %s lost a call of %s: %s", target, method, error)
+            raise Unavailable(f"a replica of {target!r} was lost", code="replica_lost") from None
+        if isinstance(result, Refused):
+            raise refusal(result)
+        return result
+
+    def _target(self, target: str) -> Any:
+        """The handle of a target's replicas."""
+        if target not in self._infos:
+            raise UnknownModel(f"there is no target {target!r}", param="model")
+        try:
+            return self._handle(target_app(target))
+        except (RayError, RayServeException):
+            raise Unavailable(f"target {target!r} is not deployed yet", code="not_ready") from None
 
     def _handle(self, app: str) -> Any:
         if app not in self._handles:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from s2d_ray.config import TargetConfig
-from s2d_ray.engine.messages import Event, Finished, GenerateRequest, Refused
+from s2d_ray.engine.messages import Event, Finished, GenerateRequest, Prompt, Refused, Tokens
 from s2d_ray.engine.protocol import PROTOCOL_VERSION
 from s2d_ray.errors import RequestError
 from s2d_ray.serve.host import prepare_process
@@ -74,7 +74,7 @@ class TargetReplica:
         try:
             begin = await asyncio.to_thread(self._engine.prepare, request)
         except RequestError as error:
-            yield Refused(error.status, error.message, error.param, error.code)
+            yield _refused(error)
             return
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -92,6 +92,20 @@ class TargetReplica:
         finally:
             if not ended:
                 self._engine.abort(request.request_id)
+
+    async def tokenize(self, prompt: Prompt) -> Tokens | Refused:
+        """The ids of a prompt."""
+        try:
+            return await asyncio.to_thread(self._engine.tokenize, prompt)
+        except RequestError as error:
+            return _refused(error)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str | Refused:
+        """The text of some ids."""
+        try:
+            return await asyncio.to_thread(self._engine.detokenize, token_ids)
+        except RequestError as error:
+            return _refused(error)
 
     async def status(self) -> TargetStatus:
         """State of this replica."""
@@ -147,3 +161,8 @@ class TargetReplica:
                 link.protocol_version,
                 PROTOCOL_VERSION,
             )
+
+
+def _refused(error: RequestError) -> Refused:
+    """The error as an event: Ray would wrap one that is raised."""
+    return Refused(error.status, error.message, error.param, error.code)

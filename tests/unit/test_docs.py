@@ -15,7 +15,8 @@ from s2d_ray.config import (
     TargetConfig,
 )
 from s2d_ray.models_cli import QUICKSTART
-from s2d_ray.serve.openai_schema import ChatCompletionRequest, SpeculationOptions
+from s2d_ray.serve.openai.fields import Kind, table
+from s2d_ray.serve.openai.sampling import SpeculationOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,11 +31,17 @@ def test_every_config_key_is_documented_with_its_meaning(section: type[Section])
         assert field.description in document
 
 
-@pytest.mark.parametrize("body", [ChatCompletionRequest, SpeculationOptions])
-def test_every_request_field_is_documented(body: type[ChatCompletionRequest]) -> None:
+@pytest.mark.parametrize("kind", list(Kind))
+def test_the_tables_of_request_fields_are_those_that_requests_are_checked_by(kind: Kind) -> None:
+    """Made by `fields.table`; a field that is added without its row fails here."""
+    assert table(kind) in (ROOT / "docs" / "api.md").read_text()
+
+
+def test_every_field_of_s2d_is_documented() -> None:
     """Clients learn all fields from one page."""
     document = (ROOT / "docs" / "api.md").read_text()
-    assert [name for name in body.model_fields if f"`{name}" not in document] == []
+    fields = SpeculationOptions.model_fields
+    assert [name for name in fields if f"| `{name}` |" not in document] == []
 
 
 def test_the_readme_shows_the_tree_that_is_there() -> None:

@@ -33,6 +33,7 @@ from tests.fakes_http import (
     app_over,
     call,
     chat_body,
+    events,
     post,
     serving,
 )
@@ -72,6 +73,18 @@ USAGE = {
         "rejected_prediction_tokens": 3,
     },
 }
+METRICS = {
+    "speculative_decoding": {
+        "mean_acceptance_length": 2.0,
+        "draft_acceptance_rate": 0.4,
+        "acceptance_histogram": [1, 0, 1, 0, 0, 0, 0],
+        "acceptance_histogram_by_draft_length": {"2": [0, 0, 1], "3": [1, 0, 0, 0]},
+        "num_spec_steps": 2,
+        "num_accepted_draft_tokens": 2,
+        "num_draft_tokens": 5,
+        "num_spec_tokens": 6,
+    }
+}
 GOLDEN = rb"""data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"s2d":{"seed":5,"mode":"auto","plan":{"exit_thresholds":[0.25,0.75],"stop_threshold":0.1,"max_proposal":6,"tree_width":1,"tree_depth":32}}}
 
 data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Pa"},"finish_reason":null}]}
@@ -85,14 +98,6 @@ data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","ch
 data: [DONE]
 
 """  # noqa: E501
-
-
-def events(response: httpx.Response) -> list[dict[str, Any]]:
-    """The JSON of each server-sent event but the closing [DONE]."""
-    blocks = response.text.split("\n\n")
-    assert blocks.pop() == ""
-    assert all(block.startswith("data: ") for block in blocks)
-    return [json.loads(block[6:]) for block in blocks if block != "data: [DONE]"]
 
 
 def text_of(chunks: list[dict[str, Any]]) -> str:
@@ -138,6 +143,7 @@ def test_a_whole_reply_has_text_usage_and_speculation() -> None:
         ],
         "usage": USAGE,
         "s2d": CHOSEN | TOTALS,
+        "metrics": METRICS,
     }
 
 
@@ -177,7 +183,7 @@ def test_include_usage_adds_one_last_chunk_without_choices() -> None:
     response = post(app_over(FakeBackend()), **options)
     assert response.text.endswith("data: [DONE]\n\n")
     *others, last = events(response)
-    assert (last["choices"], last["usage"]) == ([], USAGE)
+    assert (last["choices"], last["usage"], last["metrics"]) == ([], USAGE, METRICS)
     assert all(chunk["usage"] is None for chunk in others)
     plain = events(post(app_over(FakeBackend()), stream=True))
     assert not any("usage" in chunk for chunk in plain)
