@@ -5,12 +5,21 @@ Frozen, unknown keys refused, units in names. Loads no torch and no Ray.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from s2d_ray.core.cascade import Plan
 from s2d_ray.errors import ConfigError
@@ -26,6 +35,13 @@ MAX_PROPOSAL = 32
 
 MAX_TREE_WIDTH = 8
 """Most guesses a plan may ask for behind one token."""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Section(BaseModel):
@@ -65,10 +81,28 @@ class PlanConfig(Section):
 class HttpConfig(Section):
     """Where the API listens and what it accepts."""
 
+    allow_unauthenticated: bool = Field(
+        False, description="Listen on other addresses than loopback, for whoever reaches them."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=1, le=65535, description="Port; `--port` overrides it.")
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="Larger bodies get 413.")
     max_open_requests: int = Field(256, ge=1, description="Serve's max_ongoing_requests.")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the API."""
+        return _is_loopback(self.host)
+
+    @field_validator("host")
+    @classmethod
+    def _loopback_or_allowed(cls, host: str, info: ValidationInfo) -> str:
+        if not _is_loopback(host) and not info.data.get("allow_unauthenticated"):
+            raise ValueError(
+                f"{host} can be reached from other machines, and the API asks nobody for a key; "
+                "use 127.0.0.1, or set http.allow_unauthenticated: true"
+            )
+        return host
 
 
 class EngineConfig(Section):

@@ -33,6 +33,7 @@ OBJECT_STORE_BYTES = 100 * 2**20
 LONGEST_SOCKET_PATH = 107
 SOCKET_BELOW_TEMP = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 WATCH_S = 1.0
+WARN_EVERY_S = 600.0
 
 
 def serve(config_path: Path, port: int | None, ready_file: Path | None) -> None:
@@ -53,7 +54,7 @@ def serve(config_path: Path, port: int | None, ready_file: Path | None) -> None:
         if ready_file is not None:
             run_file.write_atomically(ready_file, json.dumps({"url": url, "pid": os.getpid()}))
         say(greeting(url, next(iter(config.targets))))
-        watch()
+        watch(warning_of(config.http))
     except (Stop, SystemExit):  # while Ray starts, its own handler for SIGTERM raises the second
         say("stopping; Ctrl-C again ends at once")
     finally:
@@ -105,8 +106,18 @@ def with_port(config: AppConfig, port: int | None) -> AppConfig:
 
 def url_of(http: HttpConfig) -> str:
     """Where a client on this machine reaches the API."""
-    host = "127.0.0.1" if http.host == "0.0.0.0" else http.host
-    return f"http://{host}:{http.port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(http.host, http.host)
+    return f"http://[{host}]:{http.port}" if ":" in host else f"http://{host}:{http.port}"
+
+
+def warning_of(http: HttpConfig) -> str | None:
+    """What must not be forgotten while the API is open to others, None while it is not."""
+    if http.is_loopback:
+        return None
+    return (
+        f"WARNING: whoever reaches {http.host}:{http.port} may use this API, without a key "
+        "(http.allow_unauthenticated)"
+    )
 
 
 def refuse_taken_port(http: HttpConfig) -> None:
@@ -206,14 +217,21 @@ def stop_ray() -> None:
         ray.shutdown()
 
 
-def watch() -> None:
-    """Sleep until a signal raises Stop. Raises RunError if Ray's own processes end."""
+def watch(warning: str | None) -> None:
+    """Sleep until a signal raises Stop, and repeat a warning now and then.
+
+    Raises RunError if Ray's own processes end.
+    """
+    warn_at_s = time.monotonic()
     services = [
         process
         for process in psutil.Process().children()
         if process.name() in ("raylet", "gcs_server")
     ]
     while True:
+        if warning is not None and time.monotonic() >= warn_at_s:
+            say(warning)
+            warn_at_s += WARN_EVERY_S
         time.sleep(WATCH_S)
         for process in services:
             if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:

@@ -14,6 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from s2d_ray import __version__, cli
+from s2d_ray.config import HttpConfig
 from s2d_ray.errors import ModelError, RunError
 from s2d_ray.serve import launcher
 
@@ -214,6 +215,43 @@ def test_a_folder_too_deep_for_sockets_is_refused(
     with pytest.raises(RunError, match="TMPDIR"):
         launcher.make_temp_dir()
     assert list(deep.iterdir()) == []
+
+
+def test_an_open_api_is_warned_of_at_the_start_and_again_and_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock_s = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal clock_s
+        clock_s += seconds
+        if clock_s > 2.5 * launcher.WARN_EVERY_S:
+            raise launcher.Stop
+
+    monkeypatch.setattr(launcher.time, "sleep", sleep)
+    monkeypatch.setattr(launcher.time, "monotonic", lambda: clock_s)
+    for http, times in [
+        (HttpConfig(), 0),
+        (HttpConfig(host="0.0.0.0", allow_unauthenticated=True), 3),
+        (HttpConfig(allow_unauthenticated=True), 0),
+    ]:
+        clock_s = 0.0
+        with pytest.raises(launcher.Stop):
+            launcher.watch(launcher.warning_of(http))
+        assert capsys.readouterr().out.count("WARNING: whoever reaches 0.0.0.0:8000") == times
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("localhost", "http://localhost:8000"),
+    ],
+)
+def test_the_url_is_one_that_this_machine_reaches(host: str, url: str) -> None:
+    assert launcher.url_of(HttpConfig(allow_unauthenticated=True, host=host)) == url
 
 
 @pytest.mark.parametrize("on_path", [True, False])

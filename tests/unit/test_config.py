@@ -75,6 +75,20 @@ def test_a_mistake_is_refused_naming_file_and_key(text: str, key: str) -> None:
     assert key in message
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_loopback_needs_no_leave(host: str) -> None:
+    assert parse_config(TARGET + f"http: {{host: '{host}'}}", "some.yaml").http.is_loopback
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "api.example.org", ""])
+def test_an_address_that_others_reach_is_refused_with_the_fix_unless_it_is_meant(host: str) -> None:
+    message = refusal(TARGET + f"http: {{host: '{host}'}}")
+    assert message.startswith("some.yaml: http.host: ")
+    assert "http.allow_unauthenticated: true" in message
+    meant = f"http: {{host: '{host}', allow_unauthenticated: true}}"
+    assert not parse_config(TARGET + meant, "some.yaml").http.is_loopback
+
+
 def test_every_mistake_of_a_file_is_told_at_once() -> None:
     lines = refusal(TARGET + "http: {port: web}\nplan: {max_proposal: -1}").splitlines()
     assert len(lines) == 2
