@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from s2d_ray.errors import ModelError, RequestError
+from s2d_ray.models.tool_text import (
+    PROBE_MESSAGES,
+    PROBE_SIGNS,
+    PROBE_TOOL,
+    as_plain_text,
+    as_templates_expect,
+    uses_tools,
+)
 
 REPLACEMENT = "\ufffd"
 
@@ -87,26 +96,51 @@ class Text:
     ) -> list[int]:
         """Ids of a conversation, up to where the assistant's answer begins.
 
-        The role `developer` is `system` by a newer name. Raises ModelError if the checkpoint has
-        no chat template, RequestError if its template refuses the messages.
+        The role `developer` is `system` by a newer name. A template that does not know functions
+        gets them as plain text. Raises RequestError if the checkpoint has no chat template, or
+        one that refuses the messages.
         """
         from jinja2 import TemplateError
 
         if self._chat.chat_template is None:
-            raise ModelError(f"{self._chat.name_or_path}: no chat template; use a chat model")
-        chat = [{**message, "role": _role(message["role"])} for message in messages]
-        try:
-            ids = self._chat.apply_chat_template(
-                chat,
-                tools=list(tools) or None,
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
+            raise RequestError(
+                "messages: the model has no chat template; send a prompt to /v1/completions",
+                param="messages",
             )
-        except TemplateError as error:
+        chat: Sequence[Mapping[str, Any]]
+        chat = [{**message, "role": _role(message["role"])} for message in messages]
+        if uses_tools(chat, tools) and not self.knows_tools:
+            chat, tools = as_plain_text(chat, tools), ()
+        try:
+            ids = self._apply_template(chat, tools, tokenize=True)
+        except (TemplateError, TypeError, ValueError, LookupError) as error:
             message = f"messages: refused by the chat template: {error}"
             raise RequestError(message, param="messages") from None
         return [int(token_id) for token_id in ids]
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the chat template shows functions, their calls and their answers."""
+        try:
+            shown = self._apply_template(PROBE_MESSAGES, [PROBE_TOOL], tokenize=False)
+        except Exception:  # a template may fail in any way on what it does not know
+            return False
+        return all(sign in shown for sign in PROBE_SIGNS)
+
+    def _apply_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        tokenize: bool,
+    ) -> Any:
+        return self._chat.apply_chat_template(
+            as_templates_expect(messages),
+            tools=list(tools) or None,
+            add_generation_prompt=True,
+            tokenize=tokenize,
+            return_dict=False,
+        )
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that one token stands for, also if they are part of a character only."""

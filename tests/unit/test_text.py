@@ -20,7 +20,7 @@ from s2d_ray.models.text import Text, TextStream, fingerprint_of
 CORPUS = ["the theme then", "Grüße, 東京 und 大阪", "😀😃👩‍👩‍👧 the end", "stop STOP\n\nUser: abab"]
 SPECIALS = ["<|end|>", "<|start|>"]
 TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('no tools') }}"
+    "{% for m in messages %}{% if m['role'] == 'critic' %}{{ raise_exception('no critics') }}"
     "{% endif %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
@@ -250,15 +250,16 @@ def test_developer_means_system(text: Text) -> None:
 
 
 def test_messages_that_the_template_refuses_are_a_request_error(text: Text) -> None:
-    with pytest.raises(RequestError, match="no tools") as caught:
-        text.encode_chat([{"role": "tool", "content": "x"}])
+    with pytest.raises(RequestError, match="no critics") as caught:
+        text.encode_chat([{"role": "critic", "content": "x"}])
     assert caught.value.param == "messages"
 
 
-def test_a_checkpoint_without_chat_template_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_chat_with_a_checkpoint_without_chat_template_is_refused(tmp_path: Path) -> None:
     text = Text(save(byte_level_tokenizer(), tmp_path, template=None))
-    with pytest.raises(ModelError, match=f"{tmp_path}: no chat template"):
+    with pytest.raises(RequestError, match="no chat template") as caught:
         text.encode_chat([{"role": "user", "content": "x"}])
+    assert caught.value.param == "messages"
 
 
 @pytest.mark.parametrize(("named", "expected"), [(7, {0, 7}), ([1, 7], {0, 1, 7}), (None, {0})])
