@@ -34,6 +34,7 @@ from s2d_ray.engine.messages import (
 from s2d_ray.errors import RequestError
 from s2d_ray.serve.backend import Health, TargetHealth, TargetInfo
 from s2d_ray.serve.ingress import build_app
+from tests.published import check_answer
 
 HANG = "hang"
 """A step of a script at which the backend stays silent until it is aborted."""
@@ -143,14 +144,19 @@ def text_body(**fields: Any) -> dict[str, Any]:
 
 
 def call(app: FastAPI, method: str, path: str, **options: Any) -> httpx.Response:
-    """One request in process. An exception that leaves the app is raised here."""
+    """One request in process, whose answer is held to the published document.
+
+    An exception that leaves the app is raised here.
+    """
 
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.request(method, path, **options)
 
-    return asyncio.run(send())
+    response = asyncio.run(send())
+    check_answer(method, path, response)
+    return response
 
 
 def post(app: FastAPI, **fields: Any) -> httpx.Response:

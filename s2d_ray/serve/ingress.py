@@ -28,6 +28,7 @@ from s2d_ray.serve.openai.body import error_body, parse, parse_request
 from s2d_ray.serve.openai.chat import ChatCompletionRequest
 from s2d_ray.serve.openai.chat_reply import chat_reply
 from s2d_ray.serve.openai.completions import CompletionRequest, completion_reply
+from s2d_ray.serve.openai.document import document
 from s2d_ray.serve.openai.fields import Endpoint
 from s2d_ray.serve.openai.reply import Head
 from s2d_ray.serve.openai.tokens import DetokenizeRequest, TokenizeRequest, tokens_body
@@ -126,6 +127,10 @@ def _add_state(app: FastAPI, backend: Backend) -> None:
     @app.get("/version")
     async def version() -> Response:
         return JSONResponse({"version": __version__})
+
+    @app.get("/openapi.json")
+    async def openapi() -> Response:
+        return JSONResponse(document())
 
     @app.get("/metrics")
     async def metrics() -> Response:

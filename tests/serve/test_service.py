@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from s2d_ray.core.hashing import choice_seed
 from tests.serve.service import PROMPTS, TARGETS, Ask, Service, ids_of, text_of
 
 
@@ -154,3 +155,35 @@ def test_bad_input_is_refused_by_name_and_harms_nothing(service: Service) -> Non
     answer = service.http.post("/v1/chat/completions", content=b"x" * 10 * 2**20)
     assert answer.status_code == 413
     assert service.ask(Ask(TARGETS[0], "Hello", max_tokens=2))["usage"]["completion_tokens"] == 2
+
+
+def test_choices_and_prompts_are_written_as_each_alone(service: Service) -> None:
+    """Choice i of prompt j has its own seed, which a request of its own can be given."""
+    body = {"model": TARGETS[0], "max_tokens": 8, "s2d": {"mode": "off"}}
+    prompts = ["Once upon a time", "The sky is"]
+    many = service.http.post("/v1/completions", json=body | {"prompt": prompts, "n": 2, "seed": 5})
+    texts = [choice["text"] for choice in many.json()["choices"]]
+    for number, text in enumerate(texts):
+        j, i = divmod(number, 2)
+        alone = body | {"prompt": prompts[j], "seed": choice_seed(5, j, i)}
+        reply = service.http.post("/v1/completions", json=alone).json()
+        assert reply["choices"][0]["text"] == text
+
+
+def test_a_prompt_is_tokenised_by_its_target_and_back(service: Service) -> None:
+    body = {"model": TARGETS[0], "prompt": "Grüße", "return_token_strs": True}
+    tokens = service.http.post("/tokenize", json=body).json()
+    assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"])
+    assert tokens["max_model_len"] == service.config.targets[TARGETS[0]].max_context
+    back = {"model": TARGETS[0], "tokens": tokens["tokens"]}
+    assert service.http.post("/detokenize", json=back).json() == {"prompt": "Grüße"}
+    wrong = service.http.post("/detokenize", json=back | {"tokens": [10**6]})
+    assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "tokens")
+
+
+def test_the_metrics_of_the_cluster_are_told_without_a_dashboard(service: Service) -> None:
+    def told() -> bool:
+        text = service.http.get("/metrics").text
+        return "# 1 of 1 nodes answered" in text and "ray_serve_" in text
+
+    service.wait_until(told, "metrics of Serve from the one node")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
-from pydantic import Field, Tag
+from pydantic import Field, Tag, WithJsonSchema
 
 from s2d_ray.config import MAX_PROPOSAL, MAX_TREE_WIDTH, Probability
 from s2d_ray.core.cascade import Plan
@@ -24,6 +24,20 @@ MAX_TOKEN_ID = 2**31 - 1
 Count = Annotated[int, Field(ge=1, le=MAX_OUTPUT_TOKENS)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
 TokenKey = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,9})$")]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+LogitBias = Annotated[
+    dict[TokenKey, Bias],
+    Field(max_length=1_024),
+    # The schema that pydantic makes of the keys' pattern lets other keys pass.
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": 1_024,
+            "propertyNames": {"pattern": "^(0|[1-9][0-9]{0,9})$"},
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+        }
+    ),
+]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 Stop = Annotated[
@@ -71,10 +85,7 @@ class SamplingRequest(Request):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
-    logit_bias: (
-        Annotated[dict[TokenKey, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1_024)]
-        | None
-    ) = None
+    logit_bias: LogitBias | None = None
     min_tokens: Annotated[int, Field(ge=0, le=MAX_OUTPUT_TOKENS)] | None = None
     stop: Stop | None = None
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None

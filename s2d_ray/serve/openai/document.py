@@ -1,0 +1,163 @@
+"""The OpenAPI document of this service, made from the models that check requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from s2d_ray import __version__
+from s2d_ray.serve.openai import reply_shapes, shapes
+from s2d_ray.serve.openai.chat import ChatCompletionRequest
+from s2d_ray.serve.openai.completions import CompletionRequest
+from s2d_ray.serve.openai.fields import Endpoint, Kind, rules_of
+from s2d_ray.serve.openai.tokens import DetokenizeRequest, TokenizeRequest
+
+REQUESTS: dict[type[BaseModel], Endpoint | None] = {
+    ChatCompletionRequest: Endpoint.CHAT,
+    CompletionRequest: Endpoint.COMPLETIONS,
+    TokenizeRequest: None,
+    DetokenizeRequest: None,
+}
+ANSWERS: tuple[type[BaseModel], ...] = (
+    reply_shapes.ChatCompletion,
+    reply_shapes.ChatCompletionChunk,
+    reply_shapes.Completion,
+    reply_shapes.CompletionChunk,
+    shapes.Tokenized,
+    shapes.Detokenized,
+    shapes.Model,
+    shapes.ModelList,
+    shapes.HealthBody,
+    shapes.Ready,
+    shapes.NotReady,
+    shapes.Version,
+    shapes.Error,
+)
+REF = "#/components/schemas/{model}"
+ERRORS = {
+    400: "a field is wrong, or the body is no JSON",
+    404: "there is no such model",
+    413: "the body is too large",
+    500: "an error of the server's own",
+    503: "the target cannot take it now",
+    504: "the target did not answer in time",
+}
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The whole document, OpenAPI 3.1. The answers' shapes hold for every answer."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "s2d-ray", "version": __version__},
+        "paths": {
+            "/v1/chat/completions": {
+                "post": _post(
+                    "answer a chat",
+                    ChatCompletionRequest,
+                    _either(reply_shapes.ChatCompletion, reply_shapes.ChatCompletionChunk),
+                )
+            },
+            "/v1/completions": {
+                "post": _post(
+                    "continue texts",
+                    CompletionRequest,
+                    _either(reply_shapes.Completion, reply_shapes.CompletionChunk),
+                )
+            },
+            "/tokenize": {
+                "post": _post("ids of a prompt", TokenizeRequest, _json(shapes.Tokenized))
+            },
+            "/detokenize": {
+                "post": _post("text of ids", DetokenizeRequest, _json(shapes.Detokenized))
+            },
+            "/v1/models": {"get": _get("all targets", _json(shapes.ModelList))},
+            "/v1/models/{id}": {"get": _one_model()},
+            "/health": {"get": _get("state of the service", _json(shapes.HealthBody))},
+            "/readyz": {"get": _ready()},
+            "/version": {"get": _get("version of s2d-ray", _json(shapes.Version))},
+            "/metrics": {
+                "get": _get("metrics of all nodes", {"text/plain": {"schema": {"type": "string"}}})
+            },
+            "/openapi.json": {
+                "get": _get("this document", {"application/json": {"schema": {"type": "object"}}})
+            },
+        },
+        "components": {"schemas": _schemas()},
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    checked = [(model, "validation") for model in (*REQUESTS, *ANSWERS)]
+    _, definitions = models_json_schema(checked, ref_template=REF)  # type: ignore[arg-type]
+    schemas: dict[str, Any] = definitions["$defs"]
+    for model, endpoint in REQUESTS.items():
+        if endpoint is not None:
+            schemas[model.__name__] = _with_table(schemas[model.__name__], endpoint)
+    return schemas
+
+
+def _with_table(schema: Mapping[str, Any], endpoint: Endpoint) -> dict[str, Any]:
+    """A request's schema with the fields that its model does not name, and no others."""
+    honoured, ignored, refused = (rules_of(endpoint, kind) for kind in Kind)
+    named = {
+        name: {**field, "description": honoured[name].text}
+        for name, field in schema["properties"].items()
+    }
+    without_effect = {
+        name: {"description": f"without effect: {rule.text}"} for name, rule in ignored.items()
+    }
+    neutral = {
+        name: {"enum": [None, *rule.neutral], "description": f"not supported: {rule.text}"}
+        for name, rule in refused.items()
+    }
+    properties = {**named, **without_effect, **neutral}
+    return {**schema, "properties": properties, "additionalProperties": False}
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": REF.format(model=model.__name__)}
+
+
+def _json(model: type[BaseModel]) -> dict[str, Any]:
+    return {"application/json": {"schema": _ref(model)}}
+
+
+def _either(whole: type[BaseModel], chunk: type[BaseModel]) -> dict[str, Any]:
+    """One JSON body, or with `stream` server-sent events."""
+    events = f"events whose data is a {chunk.__name__}, an Error that ends them, or [DONE]"
+    return _json(whole) | {
+        "text/event-stream": {"schema": {"type": "string", "description": events}}
+    }
+
+
+def _answers(content: dict[str, Any], *errors: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"200": {"description": "done", "content": content}}
+    for status in errors:
+        found[str(status)] = {"description": ERRORS[status], "content": _json(shapes.Error)}
+    return found
+
+
+def _get(summary: str, content: dict[str, Any]) -> dict[str, Any]:
+    return {"summary": summary, "responses": _answers(content, 500)}
+
+
+def _post(summary: str, model: type[BaseModel], content: dict[str, Any]) -> dict[str, Any]:
+    body = {"required": True, "content": _json(model)}
+    return {"summary": summary, "requestBody": body, "responses": _answers(content, *ERRORS)}
+
+
+def _one_model() -> dict[str, Any]:
+    name = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+    answers = _answers(_json(shapes.Model), 404, 500)
+    return {"summary": "one target", "parameters": [name], "responses": answers}
+
+
+def _ready() -> dict[str, Any]:
+    answers = _answers(_json(shapes.Ready), 500)
+    answers["503"] = {"description": ERRORS[503], "content": _json(shapes.NotReady)}
+    return {"summary": "whether a target answers", "responses": answers}
