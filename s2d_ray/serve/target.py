@@ -6,13 +6,14 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from s2d_ray.config import TargetConfig
-from s2d_ray.engine.messages import Event, Finished, GenerateRequest, Prompt, Refused, Tokens
+from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Refused, Tokens
 from s2d_ray.engine.protocol import PROTOCOL_VERSION
-from s2d_ray.errors import RequestError
+from s2d_ray.serve import engine_calls
 from s2d_ray.serve.host import prepare_process
 from s2d_ray.serve.link import DraftLink
 
@@ -71,41 +72,17 @@ class TargetReplica:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Serve one request. Closing the generator frees its sequence before the next round."""
-        try:
-            begin = await asyncio.to_thread(self._engine.prepare, request)
-        except RequestError as error:
-            yield _refused(error)
-            return
-        events: asyncio.Queue[Event] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def publish(event: Event) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-        begin(publish)
-        ended = False
-        try:
-            while not ended:
-                event = await events.get()
-                ended = isinstance(event, Finished | Refused)
+        async with aclosing(engine_calls.generate(self._engine, request)) as events:
+            async for event in events:
                 yield event
-        finally:
-            if not ended:
-                self._engine.abort(request.request_id)
 
     async def tokenize(self, prompt: Prompt) -> Tokens | Refused:
         """The ids of a prompt."""
-        try:
-            return await asyncio.to_thread(self._engine.tokenize, prompt)
-        except RequestError as error:
-            return _refused(error)
+        return await engine_calls.tokenize(self._engine, prompt)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str | Refused:
         """The text of some ids."""
-        try:
-            return await asyncio.to_thread(self._engine.detokenize, token_ids)
-        except RequestError as error:
-            return _refused(error)
+        return await engine_calls.detokenize(self._engine, token_ids)
 
     async def status(self) -> TargetStatus:
         """State of this replica."""
@@ -161,8 +138,3 @@ class TargetReplica:
                 link.protocol_version,
                 PROTOCOL_VERSION,
             )
-
-
-def _refused(error: RequestError) -> Refused:
-    """The error as an event: Ray would wrap one that is raised."""
-    return Refused(error.status, error.message, error.param, error.code)
