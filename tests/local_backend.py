@@ -20,7 +20,8 @@ from tests.fakes_http import serving
 from tests.tiny import tiny_checkpoint
 
 NAME = "tiny"
-MAX_CONTEXT = 64
+MAX_CONTEXT = 1_024
+"""Tools make long prompts: the tiny tokenizer has a token for each character."""
 
 
 class LocalBackend:
@@ -67,7 +68,7 @@ def tiny_service(folder: Path) -> Iterator[str]:
         model=str(tiny_checkpoint(folder, layers=2)),
         device="cpu",
         num_threads=1,
-        cache_tokens=1_024,
+        cache_tokens=8 * MAX_CONTEXT,
         max_context=MAX_CONTEXT,
         default_max_tokens=4,
         max_waiting=64,
