@@ -8,6 +8,7 @@ from functools import reduce
 from operator import add as joined
 from typing import Any
 
+import httpx
 import pytest
 from langchain_core.messages import HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
@@ -42,10 +43,15 @@ def backend() -> FakeBackend:
 
 @pytest.fixture
 def make(backend: FakeBackend) -> Iterator[Make]:
-    with serving(app_over(backend)) as url:
-        yield lambda **options: ChatOpenAI(
-            base_url=f"{url}/v1", api_key="none", model="tiny", max_retries=0, **options
-        )
+    with serving(app_over(backend)) as url, httpx.Client() as client:
+        service: dict[str, Any] = {
+            "base_url": f"{url}/v1",
+            "api_key": "none",
+            "model": "tiny",
+            "max_retries": 0,
+            "http_client": client,
+        }
+        yield lambda **options: ChatOpenAI(**service, **options)
 
 
 def last(backend: FakeBackend) -> GenerateRequest:

@@ -36,7 +36,10 @@ FREE_OF_TORCH = [
     "core/hashing.py",
     "core/params.py",
     "engine/messages.py",
+    "serve/engine_calls.py",
+    "serve/ingress.py",
     "serve/launcher.py",
+    "serve/openai/document.py",
     "serve/run_file.py",
     "serve/signals.py",
 ]
