@@ -21,6 +21,7 @@ from s2d_ray.errors import ModelError, RequestError
 from s2d_ray.models.tool_text import (
     PROBE_MESSAGES,
     PROBE_SIGNS,
+    PROBE_SYSTEM,
     PROBE_TOOL,
     as_plain_text,
     as_templates_expect,
@@ -110,7 +111,7 @@ class Text:
         chat: Sequence[Mapping[str, Any]]
         chat = [{**message, "role": _role(message["role"])} for message in messages]
         if uses_tools(chat, tools) and not self.knows_tools:
-            chat, tools = as_plain_text(chat, tools), ()
+            chat, tools = as_plain_text(chat, tools, takes_system=self._takes_system), ()
         try:
             ids = self._apply_template(chat, tools, tokenize=True)
         except (TemplateError, TypeError, ValueError, LookupError) as error:
@@ -126,6 +127,14 @@ class Text:
         except Exception:  # a template may fail in any way on what it does not know
             return False
         return all(sign in shown for sign in PROBE_SIGNS)
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        try:
+            self._apply_template(PROBE_SYSTEM, (), tokenize=False)
+        except Exception:  # a template may fail in any way on what it does not know
+            return False
+        return True
 
     def _apply_template(
         self,

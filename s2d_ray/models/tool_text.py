@@ -52,6 +52,12 @@ PROBE_SIGNS = ("probe_tool", "probe_call", "probe_argument", "probe_answer")
 """What must be seen of the probe, if a template knows functions."""
 
 
+PROBE_SYSTEM: tuple[dict[str, Any], ...] = (
+    {"role": "system", "content": "s"},
+    {"role": "user", "content": "u"},
+)
+
+
 def uses_tools(messages: Sequence[Message], tools: Sequence[Message]) -> bool:
     """Whether a conversation has to do with functions at all."""
     return bool(tools) or any(
@@ -70,8 +76,13 @@ def as_templates_expect(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return found
 
 
-def as_plain_text(messages: Sequence[Message], tools: Sequence[Message]) -> list[dict[str, Any]]:
-    """The same conversation with texts only, of system, user and assistant."""
+def as_plain_text(
+    messages: Sequence[Message], tools: Sequence[Message], *, takes_system: bool = True
+) -> list[dict[str, Any]]:
+    """The same conversation with texts only, of system, user and assistant.
+
+    takes_system: else the functions are introduced by the first turn there is.
+    """
     turns: list[dict[str, Any]] = []
     is_answer = False
     for message in messages:
@@ -86,16 +97,20 @@ def as_plain_text(messages: Sequence[Message], tools: Sequence[Message]) -> list
             calls = (_call_text(call) for call in message.get("tool_calls") or ())
             text = "\n".join(filter(None, (message["content"], *calls)))
             turns.append({"role": message["role"], "content": text})
-    return _introduced(turns, tools) if tools else turns
+    return _introduced(turns, tools, takes_system) if tools else turns
 
 
-def _introduced(turns: list[dict[str, Any]], tools: Sequence[Message]) -> list[dict[str, Any]]:
+def _introduced(
+    turns: list[dict[str, Any]], tools: Sequence[Message], takes_system: bool
+) -> list[dict[str, Any]]:
     signatures = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     introduction = INTRODUCTION.format(signatures=signatures)
-    if turns and turns[0]["role"] == "system":
-        system, *others = turns
-        return [{"role": "system", "content": f"{system['content']}\n\n{introduction}"}, *others]
-    return [{"role": "system", "content": introduction}, *turns]
+    first, *others = turns
+    if first["role"] == "system":
+        return [{**first, "content": f"{first['content']}\n\n{introduction}"}, *others]
+    if takes_system:
+        return [{"role": "system", "content": introduction}, *turns]
+    return [{**first, "content": f"{introduction}\n\n{first['content']}"}, *others]
 
 
 def _call_text(call: Mapping[str, Any]) -> str:

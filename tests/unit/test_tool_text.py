@@ -99,6 +99,16 @@ def test_the_introduction_is_a_system_message_of_its_own_where_there_is_none() -
     assert (first["role"], others) == ("system", [USER])
 
 
+def test_a_template_without_system_messages_has_functions_introduced_by_the_first_turn(
+    tmp_path: Path,
+) -> None:
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    text = text_with(refusal + BLIND, tmp_path)
+    shown = rendered(text, [USER, CALLED, ANSWERED], [TOOL])
+    assert shown.startswith("<|start|>user\n# Tools")
+    assert "</tool_call>\n\n1 + 1?<|end|>" in shown
+
+
 def test_content_beside_calls_is_kept() -> None:
     (turn,) = as_plain_text([CALLED | {"content": "Let me see."}], [])
     assert turn["content"].startswith("Let me see.\n<tool_call>\n")
