@@ -14,7 +14,7 @@ from s2d_ray.core.params import SamplingParams
 from s2d_ray.core.sampling import Past, process_logits
 
 MAX_MISFITS = 64
-"""Best tokens a grammar's budget may refuse for one draw before the shortest closing is taken."""
+"""Best tokens a grammar's budget may refuse for one draw before the way out is taken."""
 
 
 class Grammar(Protocol):
@@ -25,6 +25,9 @@ class Grammar(Protocol):
 
     @property
     def closing(self) -> list[int] | None: ...
+
+    @property
+    def way_out(self) -> int: ...
 
     @property
     def finished(self) -> bool: ...
@@ -90,8 +93,7 @@ def _draw(logits: Tensor, draw: Draw) -> Tensor:
         if grammar.fits(int(token), draw.num_left):
             return token
         scores = scores.index_fill(0, token, -torch.inf)
-    assert grammar.closing, "a text without a way to close it was let in"
-    return torch.tensor(grammar.closing[0], device=logits.device)
+    return torch.tensor(grammar.way_out, device=logits.device)
 
 
 def _with_logprobs(logits: Tensor, token: int, num_alternatives: int | None) -> Drawn:

@@ -68,6 +68,11 @@ class GenerateRequest:
     trace: bool = False
 
     @property
+    def prompt_field(self) -> str:
+        """The field of the API that holds the prompt, for refusals."""
+        return "messages" if isinstance(self.prompt, ChatPrompt) else "prompt"
+
+    @property
     def shows_tokens(self) -> bool:
         """Whether the client is told of single tokens."""
         return self.trace or self.sampling.logprobs is not None

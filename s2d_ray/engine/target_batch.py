@@ -92,26 +92,26 @@ class TargetBatch:
         """Whether the draft has not been told yet that some sessions ended."""
         return bool(self._closed)
 
-    def max_length(self, num_prompt: int, max_tokens: int | None) -> int:
+    def _max_length(self, request: GenerateRequest, num_prompt: int) -> int:
         """Longest prompt + output. Raises RequestError if the prompt leaves no room for a token."""
         limits = self.limits
+        if num_prompt == 0:
+            raise RequestError("the prompt is empty", param=request.prompt_field)
         if num_prompt >= limits.max_context:
             raise RequestError(
                 f"the prompt has {num_prompt} tokens; this target takes at most "
                 f"{limits.max_context - 1}, so that one can be written",
-                param="messages",
+                param=request.prompt_field,
                 code="context_length_exceeded",
             )
-        wanted = num_prompt + (max_tokens or limits.default_max_tokens)
+        wanted = num_prompt + (request.sampling.max_tokens or limits.default_max_tokens)
         return min(wanted, limits.max_context)
 
     def add(
         self, request: GenerateRequest, prompt_ids: list[int], grammar: Grammar | None = None
     ) -> Started:
         """Queue a request. Raises RequestError (too long) or Unavailable (queue full)."""
-        if not prompt_ids:
-            raise RequestError("the prompt is empty", param="messages")
-        max_length = self.max_length(len(prompt_ids), request.sampling.max_tokens)
+        max_length = self._max_length(request, len(prompt_ids))
         if not self._allocator.fits(max_length):
             raise RequestError(
                 f"prompt and max_tokens need {max_length} tokens of cache; the replica holds fewer",

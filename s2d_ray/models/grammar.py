@@ -73,7 +73,9 @@ class Vocabulary:
         """The state before the first token. Raises RequestError for a schema that is refused."""
         schema = ANY_OBJECT if wanted.schema is None else wanted.schema
         loose, compact = self._matcher(schema, _LOOSE), self._matcher(schema, _COMPACT)
-        return GrammarState(self, loose, compact, Lexer())
+        state = GrammarState(self, loose, compact, Lexer())
+        _ = state.closing  # searched here, not later on the engine's thread
+        return state
 
     def _matcher(self, schema: str, options: JsonCompileOptions) -> LLMatcher:
         try:
@@ -129,6 +131,14 @@ class GrammarState:
         ways = [way for way in (self._search(), self._bound) if way is not None]
         spelled = [tokens for way in ways if (tokens := self._vocabulary.spell(way)) is not None]
         return min(spelled, key=len, default=None)
+
+    @property
+    def way_out(self) -> int:
+        """The token that brings the text nearest to its end; the end itself once it is complete.
+
+        Meant for a text that can be closed.
+        """
+        return self.closing[0] if self.closing else min(self._vocabulary.eos_token_ids)
 
     def after(self, token_id: int) -> GrammarState:
         """The state behind a token that is allowed."""

@@ -236,3 +236,16 @@ def test_a_budget_below_the_shortest_document_is_refused_with_its_length() -> No
     assert isinstance(client.last, Refused)
     assert client.last.param == "max_tokens"
     assert str(num_shortest) in client.last.message
+
+
+def test_a_complete_text_whose_likely_tokens_do_not_fit_is_ended() -> None:
+    """Of "1" with one token left, top-p may leave nothing but the point of a fraction."""
+    jobs = [
+        replace(
+            job, name=f"{job.name}-{seed}", sampling=replace(job.sampling, seed=seed, top_p=0.05)
+        )
+        for seed in range(15)
+        for job in jobs_of("json_schema", 0.5, max_tokens=2, format=JsonFormat("{}"))
+    ]
+    for client in run(plain(jobs)):
+        json.loads(client.text)

@@ -120,7 +120,7 @@ def test_a_prompt_without_room_for_one_token_is_refused_by_field_and_limit() -> 
     bench.add("fits", num_prompt=39)
     with pytest.raises(RequestError, match="40 tokens; this target takes at most 39") as caught:
         bench.add("too long", num_prompt=40)
-    assert caught.value.param == "messages"
+    assert caught.value.param == "prompt"
     assert caught.value.code == "context_length_exceeded"
     assert caught.value.status == 400
 
@@ -128,7 +128,7 @@ def test_a_prompt_without_room_for_one_token_is_refused_by_field_and_limit() -> 
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(RequestError) as caught:
         Bench().add("empty", num_prompt=0)
-    assert caught.value.param == "messages"
+    assert caught.value.param == "prompt"
 
 
 def test_a_request_no_empty_cache_could_hold_is_refused() -> None:

@@ -117,7 +117,7 @@ def test_a_refusal_is_the_only_event_of_its_request(stages: list[Stage]) -> None
     wait_for([long, fine])
     assert [type(event) for event in long.events] == [Refused]
     assert isinstance(long.last, Refused)
-    assert (long.last.status, long.last.param) == (400, "messages")
+    assert (long.last.status, long.last.param) == (400, "prompt")
     assert len(fine.ids) == 5
 
 
