@@ -47,6 +47,7 @@ USAGE = Usage(
     drafted_tokens=5,
     accepted_tokens=2,
     accepted_by_submodel={4: 1, 8: 1},
+    accepted_by_rank={0: 2},
     draft_misses=1,
     rounds_by_length=(RoundCount(2, 2, 1), RoundCount(3, 0, 1)),
 )

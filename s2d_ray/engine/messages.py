@@ -129,6 +129,7 @@ class Usage:
     """Counts of one request. Tokens behind its end are neither completed nor accepted.
 
     drafted_tokens: nodes proposed, all guesses of a tree counted.
+    accepted_by_rank: by a guess's place among those of its node, 0 being the likeliest.
     rounds_by_length: rounds by depth of their proposal and accepted length; they sum to `rounds`.
     """
 
@@ -140,6 +141,7 @@ class Usage:
     accepted_by_submodel: dict[int, int] = field(default_factory=dict)
     draft_misses: int = 0
     rounds_by_length: tuple[RoundCount, ...] = ()
+    accepted_by_rank: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

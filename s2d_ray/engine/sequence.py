@@ -94,6 +94,7 @@ class Sequence:
         self.num_rounds = 0
         self.num_drafted = 0
         self.accepted_by: Counter[int] = Counter()
+        self.accepted_by_rank: Counter[int] = Counter()
         self.rounds_by_length: Counter[tuple[int, int]] = Counter()
         self.num_misses = 0
 
@@ -200,8 +201,9 @@ class Sequence:
         for index, row in enumerate((0, *verdict.path)):
             node = verdict.path[index] - 1 if index < len(verdict.path) else None
             origin = OWN if node is None else self._origins[node]
-            if origin.drafted_by is not None:
+            if origin.drafted_by is not None and origin.rank is not None:
                 self.accepted_by[origin.drafted_by] += 1
+                self.accepted_by_rank[origin.rank] += 1
             piece = self._append(drawn[row].token)
             text.append(piece)
             if self.request.shows_tokens:
@@ -268,6 +270,7 @@ class Sequence:
             drafted_tokens=self.num_drafted,
             accepted_tokens=sum(self.accepted_by.values()),
             accepted_by_submodel=dict(sorted(self.accepted_by.items())),
+            accepted_by_rank=dict(sorted(self.accepted_by_rank.items())),
             draft_misses=self.num_misses,
             rounds_by_length=tuple(
                 RoundCount(drafted, accepted, rounds)

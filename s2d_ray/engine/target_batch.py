@@ -276,11 +276,13 @@ class TargetBatch:
             start += num_wanted
             verdict = verify(sequence.proposal, [each.token for each in own])
             num_drafted = len(sequence.proposal.tokens)
-            before = sum(sequence.accepted_by.values())
+            before = sequence.accepted_by_rank.copy()
             told = sequence.emit(verdict, own)
-            num_accepted = sum(sequence.accepted_by.values()) - before
+            ranks = sequence.accepted_by_rank - before
+            num_accepted = ranks.total()
             self.counters["drafted_tokens"] += num_drafted
             self.counters["accepted_tokens"] += num_accepted
+            self.counters.update({f"accepted_rank_{rank}": n for rank, n in ranks.items()})
             if num_drafted:
                 self.counters[f"accepted_{num_accepted}"] += 1
             events += [(sequence.request.request_id, event) for event in told]

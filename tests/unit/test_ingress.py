@@ -43,6 +43,7 @@ TOTALS = {
     "rounds": 2,
     "mean_accepted_length": 2.0,
     "accepted_by_submodel": {"4": 1, "8": 1},
+    "accepted_by_rank": {"0": 2},
     "draft_misses": 1,
 }
 CHOSEN = {
@@ -93,7 +94,7 @@ data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","ch
 
 data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"!"},"finish_reason":null}]}
 
-data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"s2d":{"rounds":2,"mean_accepted_length":2.0,"accepted_by_submodel":{"4":1,"8":1},"draft_misses":1}}
+data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"s2d":{"rounds":2,"mean_accepted_length":2.0,"accepted_by_submodel":{"4":1,"8":1},"accepted_by_rank":{"0":2},"draft_misses":1}}
 
 data: [DONE]
 

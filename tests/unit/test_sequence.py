@@ -222,6 +222,7 @@ def test_a_guess_off_the_spine_is_committed_but_computed_again() -> None:
     assert running.num_computed == held
     assert isinstance(delta, Delta)
     assert [trace.rank for trace in delta.tokens] == [1, 0, None]
+    assert running.usage().accepted_by_rank == {0: 1, 1: 1}
     running.accept_proposal(tree, origins)
     held = len(running.ids)
     running.emit(Verdict((1,), (2, 7)), [Drawn(token) for token in (2, 7, 9, 9, 9)])

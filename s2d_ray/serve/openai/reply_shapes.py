@@ -46,6 +46,7 @@ class Speculation(Shape):
     rounds: Count
     mean_accepted_length: float
     accepted_by_submodel: dict[str, Count]
+    accepted_by_rank: dict[str, Count]
     draft_misses: Count
     tokens: list[TracedToken] = []
 
@@ -59,6 +60,7 @@ class SpeculationPart(Shape):
     rounds: Count | None = None
     mean_accepted_length: float | None = None
     accepted_by_submodel: dict[str, Count] | None = None
+    accepted_by_rank: dict[str, Count] | None = None
     draft_misses: Count | None = None
     tokens: list[TracedToken] = []
 

@@ -15,9 +15,11 @@ def total(usages: Sequence[Usage], num_choices: int) -> Usage:
     num_choices: choices of each prompt; usages lie prompt by prompt.
     """
     by_submodel: Counter[int] = Counter()
+    by_rank: Counter[int] = Counter()
     by_length: Counter[tuple[int, int]] = Counter()
     for usage in usages:
         by_submodel.update(usage.accepted_by_submodel)
+        by_rank.update(usage.accepted_by_rank)
         for count in usage.rounds_by_length:
             by_length[count.drafted, count.accepted] += count.rounds
     return Usage(
@@ -27,6 +29,7 @@ def total(usages: Sequence[Usage], num_choices: int) -> Usage:
         drafted_tokens=sum(usage.drafted_tokens for usage in usages),
         accepted_tokens=sum(usage.accepted_tokens for usage in usages),
         accepted_by_submodel=dict(sorted(by_submodel.items())),
+        accepted_by_rank=dict(sorted(by_rank.items())),
         draft_misses=sum(usage.draft_misses for usage in usages),
         rounds_by_length=tuple(
             RoundCount(drafted, accepted, rounds)
@@ -55,6 +58,7 @@ def totals_body(usage: Usage) -> dict[str, Any]:
         "rounds": usage.rounds,
         "mean_accepted_length": 1.0 + accepted_per_round,
         "accepted_by_submodel": {str(k): v for k, v in usage.accepted_by_submodel.items()},
+        "accepted_by_rank": {str(k): v for k, v in usage.accepted_by_rank.items()},
         "draft_misses": usage.draft_misses,
     }
 
