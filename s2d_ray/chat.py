@@ -22,6 +22,7 @@ EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _COLOURS = ("green", "cyan", "magenta", "yellow", "blue", "red")
+_NAMES = {None: "target", 0: "tier 0"}
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -199,8 +200,10 @@ class Chat:
             figures.append(f"mean accepted length {answer.s2d['mean_accepted_length']:.2f}")
         line = Text().append(", ".join(figures) + "; written by ", "dim")
         shares = Counter(token["drafted_by"] for token in answer.tokens)
-        for index, drafted_by in enumerate(sorted(shares, key=lambda layers: layers or 0)):
-            who = "target" if drafted_by is None else f"{drafted_by} layers"
+        for index, drafted_by in enumerate(
+            sorted(shares, key=lambda layers: -1 if layers is None else layers)
+        ):
+            who = _NAMES.get(drafted_by, f"{drafted_by} layers")
             line.append(", " if index else "", "dim")
             line.append(f"{who} {shares[drafted_by] / num_tokens:.0%}", self._style(drafted_by))
         line.append(f"; seed {answer.s2d['seed']}", "dim")

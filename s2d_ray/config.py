@@ -72,6 +72,12 @@ class PlanConfig(Section):
         le=MAX_PROPOSAL,
         description="Levels that have `tree_width` guesses; deeper ones have one.",
     )
+    min_match: int = Field(
+        3,
+        ge=0,
+        le=MAX_PROPOSAL,
+        description="Tier 0 guesses where so many last tokens occurred before; 0 is off.",
+    )
 
     def plan(self) -> Plan:
         """The same plan as the core names it."""

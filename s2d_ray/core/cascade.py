@@ -18,6 +18,7 @@ class Plan:
     max_proposal: cap on the depth of a proposal; 0 means "do not speculate".
     tree_width: guesses per node of the proposal's spine; 1 is a chain.
     tree_depth: levels of the spine, from the root, that have more than one guess.
+    min_match: tier 0 guesses where the last so many tokens occurred before; 0 switches it off.
     """
 
     exit_thresholds: tuple[float, ...] = (0.5, 0.5)
@@ -25,6 +26,7 @@ class Plan:
     max_proposal: int = 4
     tree_width: int = 1
     tree_depth: int = 32
+    min_match: int = 3
 
     def goes_deeper(self, submodel: int, confidence: float, num_submodels: int) -> bool:
         """Whether a row at `submodel` (0 = shallowest) must climb. The deepest always speaks."""

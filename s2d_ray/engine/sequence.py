@@ -7,6 +7,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Protocol
 
+from s2d_ray.core.lookup import SuffixIndex
 from s2d_ray.core.proposals import EMPTY, Proposal, Verdict
 from s2d_ray.core.sampling import Past
 from s2d_ray.engine.drawing import Draw, Drawn, Grammar
@@ -86,6 +87,8 @@ class Sequence:
         self.run: Run | None = None
         self.num_computed = 0
         self.digest = extend_digest(EMPTY_DIGEST, prompt_ids)
+        gram = request.plan.min_match
+        self.index = SuffixIndex(gram) if gram > 0 else None
         self.draft_base = 0
         self.proposal = EMPTY
         self._origins: tuple[Origin, ...] = ()

@@ -22,6 +22,7 @@ from s2d_ray.engine.protocol import (
     RowStatus,
 )
 from s2d_ray.engine.sequence import Origin, Sequence, TextSink
+from s2d_ray.engine.tier0 import Tier0
 from s2d_ray.errors import RequestError, Unavailable
 from s2d_ray.models.attention import Segment
 from s2d_ray.models.kv_pool import RunAllocator
@@ -81,6 +82,7 @@ class TargetBatch:
         self._call_no = 0
         self._asked: dict[str, Sequence] = {}
         self.counters: Counter[str] = Counter()
+        self._tier0 = Tier0(self.counters)
 
     @property
     def queue_depth(self) -> int:
@@ -140,15 +142,16 @@ class TargetBatch:
         return [sequence.request.request_id for sequence in dropped]
 
     def ask(self, draft_available: bool) -> ProposeCall | None:
-        """The call for this round's proposals; None if nobody wants one.
+        """The call for this round's proposals; None if nobody wants one from the draft.
 
-        Without an available draft only forced rows ask, and closed sessions wait for a later call.
+        Rows that tier 0 serves do not ask; the draft gets their ids with a later call. Without an
+        available draft only forced rows ask, and closed sessions wait for a later call.
         """
-        self._asked = {
-            sequence.request.request_id: sequence
-            for sequence in self._running
-            if sequence.wants_proposal and (draft_available or sequence.request.mode is Mode.FORCE)
-        }
+        self._asked = {}
+        for sequence in self._running:
+            asks = draft_available or sequence.request.mode is Mode.FORCE
+            if sequence.wants_proposal and not self._tier0.propose(sequence) and asks:
+                self._asked[sequence.request.request_id] = sequence
         if not self._asked and not (self._closed and draft_available):
             return None
         self._call_no += 1
@@ -285,6 +288,7 @@ class TargetBatch:
             self.counters.update({f"accepted_rank_{rank}": n for rank, n in ranks.items()})
             if num_drafted:
                 self.counters[f"accepted_{num_accepted}"] += 1
+            self._tier0.learn(sequence, num_drafted, num_accepted)
             events += [(sequence.request.request_id, event) for event in told]
             if sequence.finish_reason is not None:
                 self._retire(sequence)
@@ -296,6 +300,7 @@ class TargetBatch:
         if sequence in self._running:
             self._running.remove(sequence)
         self._asked.pop(sequence.request.request_id, None)
+        self._tier0.forget(sequence)
         if sequence.run is not None:
             self._allocator.release(sequence.run)
             sequence.run = None

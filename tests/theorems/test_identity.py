@@ -122,6 +122,7 @@ plans = st.builds(
     st.integers(0, 9),
     st.sampled_from([1, 1, 2, 4]),
     st.sampled_from([1, 2, 32]),
+    st.sampled_from([0, 1, 3]),
 )
 SCHEMA = json.dumps(
     {
@@ -292,6 +293,38 @@ def test_a_wider_tree_is_accepted_more_often_and_changes_nothing(
         ranks = {trace.rank for client in spoken for trace in client.traces} - {None}
     assert accepted[1] > accepted[0]
     assert ranks >= {0, 1, 2}
+
+
+@pytest.mark.parametrize("has_draft", [False, True])
+def test_tier_0_guesses_from_the_text_itself_and_changes_nothing(
+    world: World, has_draft: bool
+) -> None:
+    """Greedy tiny models repeat themselves, so much of tier 0 is right; it needs no draft."""
+    jobs = [
+        replace(job, mode=Mode.AUTO, plan=Plan((), 0.0, 6, min_match=2))
+        for job in oracle_jobs(0.0, max_tokens=80)
+    ]
+    silent, reference, _ = world.write(plain(jobs))
+    with world.draft("trimmed") as (proposer, _):
+        spoken, recorded, counters = world.write(jobs, proposer if has_draft else None)
+    assert_same(spoken, silent)
+    assert_same_logits(recorded, reference)
+    by_tier_0 = [t for client in spoken for t in client.traces if t.drafted_by == 0]
+    assert len(by_tier_0) == counters["tier0_accepted"] > 50
+    assert all(0 < (trace.confidence or 0) < 1 for trace in by_tier_0)
+    if has_draft:
+        asked = sum(len(call.rows) for call in proposer.calls)
+        assert 0 < asked < total(spoken)["rounds"], "each round of a row has one tier"
+    else:
+        assert total(spoken)["accepted"] == counters["tier0_accepted"]
+
+
+def test_a_forced_request_never_uses_tier_0(world: World) -> None:
+    jobs = [replace(job, plan=Plan((), 0.0, 6, min_match=1)) for job in oracle_jobs(0.0)]
+    with world.draft("trimmed") as (proposer, _):
+        _, _, counters = world.write(jobs, proposer)
+    assert counters["tier0_proposals"] == 0
+    assert counters["proposals"] > 0
 
 
 ADVERSARIES = sorted(adversaries(Oracle({}, VOCAB_SIZE), VOCAB_SIZE, EOS))

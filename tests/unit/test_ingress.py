@@ -55,6 +55,7 @@ CHOSEN = {
         "max_proposal": 6,
         "tree_width": 1,
         "tree_depth": 32,
+        "min_match": 3,
     },
 }
 TOKENS = [
@@ -86,7 +87,7 @@ METRICS = {
         "num_spec_tokens": 6,
     }
 }
-GOLDEN = rb"""data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"s2d":{"seed":5,"mode":"auto","plan":{"exit_thresholds":[0.25,0.75],"stop_threshold":0.1,"max_proposal":6,"tree_width":1,"tree_depth":32}}}
+GOLDEN = rb"""data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"s2d":{"seed":5,"mode":"auto","plan":{"exit_thresholds":[0.25,0.75],"stop_threshold":0.1,"max_proposal":6,"tree_width":1,"tree_depth":32,"min_match":3}}}
 
 data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Pa"},"finish_reason":null}]}
 

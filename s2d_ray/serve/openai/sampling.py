@@ -61,6 +61,7 @@ class SpeculationOptions(Body):
     max_proposal: Annotated[int, Field(ge=0, le=MAX_PROPOSAL)] | None = None
     tree_width: Annotated[int, Field(ge=1, le=MAX_TREE_WIDTH)] | None = None
     tree_depth: Annotated[int, Field(ge=1, le=MAX_PROPOSAL)] | None = None
+    min_match: Annotated[int, Field(ge=0, le=MAX_PROPOSAL)] | None = None
     trace: bool | None = None
 
     def plan(self, default: Plan) -> Plan:

@@ -38,6 +38,7 @@ class PlanShape(Shape):
     max_proposal: int
     tree_width: int
     tree_depth: int
+    min_match: int
 
 
 class Tokenized(Shape):

@@ -1,0 +1,63 @@
+"""Tier 0 in a target's batch: proposals from a sequence's own past, instead of asking the draft."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from s2d_ray.core.lookup import Experience, Match
+from s2d_ray.core.proposals import Proposal
+from s2d_ray.engine.messages import Mode
+from s2d_ray.engine.sequence import Origin, Sequence
+
+DRAFTED_BY = 0
+"""What tier 0 is called where sub-models are called by their layers."""
+
+
+class Tier0:
+    """Chooses between tier 0 and the draft, per sequence and round, by expected gain.
+
+    A forced sequence always asks the draft. The draft's own cost is left out of the comparison, so
+    tier 0 is preferred where it is expected to have as many tokens accepted.
+    """
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self._counters = counters
+        self._experience = Experience()
+        self._matches: dict[str, Match] = {}
+
+    def propose(self, sequence: Sequence) -> bool:
+        """Give a sequence that wants one a proposal from its own past; False if the draft may."""
+        plan = sequence.request.plan
+        if sequence.request.mode is not Mode.AUTO or sequence.index is None:
+            return False
+        match = sequence.index.find(sequence.ids)
+        if match is None:
+            return False
+        confidence = self._experience.confidence(match)
+        count = plan.max_proposal
+        while count > 0 and plan.stops(confidence**count):
+            count -= 1
+        if count == 0 or not self._experience.prefers(confidence, count):
+            return False
+        guesses = match.guess(sequence.ids, count)
+        proposal, kept = sequence.admissible(Proposal.chain(guesses))
+        if not kept:
+            return False
+        sequence.accept_proposal(proposal, (Origin(DRAFTED_BY, confidence, 0),) * len(kept))
+        self._matches[sequence.request.request_id] = match
+        self._counters["tier0_proposals"] += 1
+        self._counters["tier0_drafted"] += len(kept)
+        return True
+
+    def learn(self, sequence: Sequence, num_guesses: int, num_accepted: int) -> None:
+        """Take in how the proposal of the round that was just committed did."""
+        match = self._matches.pop(sequence.request.request_id, None)
+        if match is not None:
+            self._experience.learn(match, num_guesses, num_accepted)
+            self._counters["tier0_accepted"] += num_accepted
+        elif num_guesses:
+            self._experience.learn_draft(num_accepted)
+
+    def forget(self, sequence: Sequence) -> None:
+        """A sequence has ended."""
+        self._matches.pop(sequence.request.request_id, None)
