@@ -3,14 +3,14 @@ PYTHON ?= python3
 PORT ?= 8000
 # A package index to take torch from, such as one of CPU builds.
 TORCH_INDEX ?=
-# Handed on to pytest (`make test`), the exactness run (`make exact`) or the fuzzer (`make fuzz`).
+# Handed on to pytest (`make test`), or to what `make exact`, `make soak` and `make fuzz` run.
 ARGS ?=
 
 VENV := .venv
 INSTALL := $(PYTHON) s2d_ray/install.py --torch-index "$(TORCH_INDEX)"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test lint exact fuzz setup setup-dev clean
+.PHONY: help serve stop test lint exact soak fuzz setup setup-dev clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ lint: setup-dev ## ruff and mypy
 
 exact: setup-dev ## show on real weights that speculation changes no text; ARGS go to it
 	@$(VENV)/bin/python -m s2d_ray.bench.exact $(ARGS)
+
+soak: setup-dev ## ten minutes of random traffic on tiny models; ARGS go to it
+	@$(VENV)/bin/python -m tests.soak $(ARGS)
 
 fuzz: setup-dev ## send the API thousands of right and wrong requests; ARGS go to it
 	@$(VENV)/bin/python -m tests.fuzz $(ARGS)

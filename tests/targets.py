@@ -154,6 +154,7 @@ def make_engine(
     max_batch: int = 8,
     max_waiting: int = 64,
     prefill_chunk: int = 256,
+    replica: str = "replica",
 ) -> TargetBatch:
     """A target engine over a model's pool. `text` has `tokenizer` and `token_bytes`."""
     limits = Limits(
@@ -165,7 +166,7 @@ def make_engine(
         pool,
         eos,
         lambda params: TextStream(text, params.stop, params.min_tokens),
-        "replica",
+        replica,
     )
 
 
