@@ -51,11 +51,14 @@ class Service:
     draft_network: DraftNetwork
 
     def is_empty(self) -> bool:
-        pools = [self.draft_network.pool, *(target.model.pool for target in self.targets)]
-        blocks = [pool.allocator for pool in pools]
-        return self.draft.num_sessions == 0 and all(
-            allocator.num_free_blocks == allocator.num_blocks for allocator in blocks
-        )
+        """Whether no block but those of prefix caches is in use, and no draft session."""
+        allocator = self.draft_network.pool.allocator
+        num_used = [allocator.num_blocks - allocator.num_free_blocks]
+        for target in self.targets:
+            allocator = target.model.pool.allocator
+            num_free = allocator.num_free_blocks + target.batch.num_held_blocks
+            num_used.append(allocator.num_blocks - num_free)
+        return self.draft.num_sessions == 0 and not any(num_used)
 
 
 @contextmanager
@@ -89,6 +92,7 @@ def make_target(number: int, draft_loop: DraftLoop) -> Target:
         max_batch=6,
         prefill_chunk=48,
         replica=f"replica-{number}",
+        prefix_cache=True,
     )
     loop = TargetLoop(batch, model, client, num_threads=1)
     loop.start()
@@ -96,11 +100,13 @@ def make_target(number: int, draft_loop: DraftLoop) -> Target:
 
 
 def random_job(rng: random.Random, name: str) -> Job:
-    """Any length, plan, mode and sampling feature; one in five repeats itself."""
+    """Any length, plan, mode and sampling feature; some prompts repeat themselves or others."""
     length = rng.choice([1, 5, 30, 64, 65, 150])
     prompt = [rng.randrange(2, VOCAB_SIZE) for _ in range(length)]
     if rng.random() < 0.2:
         prompt = (prompt[:7] * 30)[:length]
+    elif rng.random() < 0.4:
+        prompt = [*range(2, 90), *range(2, 60), *prompt[:40]]
     fields = dict(rng.choice(list(FEATURES.values())))
     fields.setdefault("max_tokens", 60 if fields.get("format") else rng.choice([1, 2, 20, 70]))
     plan = Plan(

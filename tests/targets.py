@@ -31,7 +31,7 @@ from s2d_ray.engine.target_batch import Limits, TargetBatch
 from s2d_ray.engine.target_loop import TargetLoop
 from s2d_ray.models.attention import Segment
 from s2d_ray.models.grammar import Vocabulary
-from s2d_ray.models.kv_pool import RunAllocator
+from s2d_ray.models.kv_pool import Copy, RunAllocator
 from s2d_ray.models.text import TextStream
 from tests.scripted import Scripted
 from tests.tiny import tiny_vocabulary
@@ -122,6 +122,11 @@ class Recording:
         self.pool = model.pool
         self.vocab_size: int = model.vocab_size
 
+    def copy(self, copies: Sequence[Copy]) -> None:
+        for copy in copies:
+            self._held[copy.target] = self._held[copy.source][: copy.num_tokens]
+        self._model.copy(copies)
+
     def forward(
         self, token_ids: Sequence[int], segments: Sequence[Segment], wanted_rows: Sequence[int]
     ) -> Tensor:
@@ -155,10 +160,17 @@ def make_engine(
     max_waiting: int = 64,
     prefill_chunk: int = 256,
     replica: str = "replica",
+    prefix_cache: bool = False,
 ) -> TargetBatch:
     """A target engine over a model's pool. `text` has `tokenizer` and `token_bytes`."""
     limits = Limits(
-        max_context, default_max_tokens, max_batch, max_waiting, prefill_chunk, model.vocab_size
+        max_context,
+        default_max_tokens,
+        max_batch,
+        max_waiting,
+        prefill_chunk,
+        model.vocab_size,
+        prefix_cache,
     )
     pool = allocator or model.pool.allocator
     return TargetBatch(

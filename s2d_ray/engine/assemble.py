@@ -119,6 +119,7 @@ def make_target(
         max_waiting=config.max_waiting,
         prefill_chunk=config.prefill_chunk,
         vocab_size=model.vocab_size,
+        prefix_cache=config.prefix_cache,
     )
     batch = TargetBatch(
         limits,

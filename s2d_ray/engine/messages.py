@@ -58,6 +58,7 @@ class GenerateRequest:
     """One text to be written, checked, on its way to a target replica.
 
     request_id is unique among all requests: it names the sequence and its draft session.
+    cache_salt: only texts of the same salt share what was computed for their common beginning.
     """
 
     request_id: str
@@ -66,6 +67,7 @@ class GenerateRequest:
     plan: Plan
     mode: Mode = Mode.AUTO
     trace: bool = False
+    cache_salt: str = ""
 
     @property
     def prompt_field(self) -> str:
@@ -128,6 +130,7 @@ class RoundCount:
 class Usage:
     """Counts of one request. Tokens behind its end are neither completed nor accepted.
 
+    cached_tokens: of the prompt, copied from a text computed before.
     drafted_tokens: nodes proposed, all guesses of a tree counted.
     accepted_by_rank: by a guess's place among those of its node, 0 being the likeliest.
     rounds_by_length: rounds by depth of their proposal and accepted length; they sum to `rounds`.
@@ -142,6 +145,7 @@ class Usage:
     draft_misses: int = 0
     rounds_by_length: tuple[RoundCount, ...] = ()
     accepted_by_rank: dict[int, int] = field(default_factory=dict)
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)

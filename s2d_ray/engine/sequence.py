@@ -23,6 +23,7 @@ from s2d_ray.engine.messages import (
     TokenTrace,
     Usage,
 )
+from s2d_ray.engine.prefix_cache import Lender
 from s2d_ray.engine.protocol import EMPTY_DIGEST, ProposeRow, extend_digest
 from s2d_ray.models.kv_pool import Run
 
@@ -85,7 +86,9 @@ class Sequence:
         self.ends = own_ends | frozenset(sampling.stop_token_ids)
         self.grammar = grammar
         self.run: Run | None = None
+        self.lender: Lender | None = None
         self.num_computed = 0
+        self.num_cached = 0
         self.digest = extend_digest(EMPTY_DIGEST, prompt_ids)
         gram = request.plan.min_match
         self.index = SuffixIndex(gram) if gram > 0 else None
@@ -269,6 +272,7 @@ class Sequence:
         return Usage(
             prompt_tokens=self.num_prompt,
             completion_tokens=len(self.ids) - self.num_prompt,
+            cached_tokens=self.num_cached,
             rounds=self.num_rounds,
             drafted_tokens=self.num_drafted,
             accepted_tokens=sum(self.accepted_by.values()),

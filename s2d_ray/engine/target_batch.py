@@ -15,6 +15,7 @@ from s2d_ray.core.params import SamplingParams
 from s2d_ray.core.proposals import Proposal, verify
 from s2d_ray.engine.drawing import Draw, Drawn, Grammar
 from s2d_ray.engine.messages import Event, GenerateRequest, Mode, Started
+from s2d_ray.engine.prefix_cache import PrefixCache
 from s2d_ray.engine.protocol import (
     ProposeCall,
     ProposeReply,
@@ -25,7 +26,7 @@ from s2d_ray.engine.sequence import Origin, Sequence, TextSink
 from s2d_ray.engine.tier0 import Tier0
 from s2d_ray.errors import RequestError, Unavailable
 from s2d_ray.models.attention import Segment
-from s2d_ray.models.kv_pool import RunAllocator
+from s2d_ray.models.kv_pool import Copy, RunAllocator
 
 MAX_NODES = 1_024
 """A reply row with more nodes than this is not looked at."""
@@ -44,15 +45,17 @@ class Limits:
     max_waiting: int
     prefill_chunk: int
     vocab_size: int
+    prefix_cache: bool = False
 
 
 @dataclass
 class Step:
     """One packed forward: its rows, which of them to score, and how to draw from each.
 
-    drawing: (sequence, number of its wanted rows), in row order.
+    drawing: (sequence, number of its wanted rows), in row order. copies: to be made before it.
     """
 
+    copies: list[Copy] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
     wanted_rows: list[int] = field(default_factory=list)
@@ -83,11 +86,17 @@ class TargetBatch:
         self._asked: dict[str, Sequence] = {}
         self.counters: Counter[str] = Counter()
         self._tier0 = Tier0(self.counters)
+        self._cache = PrefixCache(allocator, self.counters, enabled=limits.prefix_cache)
 
     @property
     def queue_depth(self) -> int:
         """Waiting and running sequences."""
         return len(self._waiting) + len(self._running)
+
+    @property
+    def num_held_blocks(self) -> int:
+        """Blocks of the prefix cache that running texts may take at any time."""
+        return self._cache.num_held_blocks
 
     @property
     def has_closed_sessions(self) -> bool:
@@ -138,7 +147,7 @@ class TargetBatch:
         """Drop every sequence after a failed forward. -> their request ids."""
         dropped = [*self._running, *self._waiting]
         for sequence in dropped:
-            self._retire(sequence)
+            self._retire(sequence, trusted=False)
         return [sequence.request.request_id for sequence in dropped]
 
     def ask(self, draft_available: bool) -> ProposeCall | None:
@@ -216,8 +225,8 @@ class TargetBatch:
 
     def plan(self) -> Step | None:
         """The next packed forward over decoding rows, proposals and a chunk of prompt."""
-        self._admit()
         step = Step()
+        self._admit(step)
         budget = self.limits.prefill_chunk
         for sequence in self._running:
             first = sequence.num_computed
@@ -234,15 +243,19 @@ class TargetBatch:
         self._count(step)
         return step
 
-    def _admit(self) -> None:
+    def _admit(self, step: Step) -> None:
         """Move waiting requests into the batch, in order, as slots and cache allow."""
         while self._waiting and len(self._running) < self.limits.max_batch:
-            run = self._allocator.reserve(self._waiting[0].max_length)
-            if run is None:
+            sequence = self._waiting[0]
+            salt = sequence.request.cache_salt
+            found = self._cache.reserve(sequence.max_length, sequence.ids, salt)
+            if found is None:
                 return
-            sequence = self._waiting.popleft()
-            sequence.run = run
-            self._running.append(sequence)
+            sequence.run, copy = found
+            sequence.num_computed = sequence.num_cached = copy.num_tokens
+            if copy.num_tokens:
+                step.copies.append(copy)
+            self._running.append(self._waiting.popleft())
 
     @staticmethod
     def _pack(step: Step, sequence: Sequence, tokens: list[int], draws: list[Draw]) -> None:
@@ -280,6 +293,8 @@ class TargetBatch:
             verdict = verify(sequence.proposal, [each.token for each in own])
             num_drafted = len(sequence.proposal.tokens)
             before = sequence.accepted_by_rank.copy()
+            if not sequence.decoding:
+                self._publish(sequence)
             told = sequence.emit(verdict, own)
             ranks = sequence.accepted_by_rank - before
             num_accepted = ranks.total()
@@ -294,7 +309,14 @@ class TargetBatch:
                 self._retire(sequence)
         return events
 
-    def _retire(self, sequence: Sequence) -> None:
+    def _publish(self, sequence: Sequence) -> None:
+        """The prompt is computed: let others copy from it."""
+        assert sequence.run is not None
+        salt = sequence.request.cache_salt
+        sequence.lender = self._cache.publish(sequence.run, sequence.ids, salt)
+
+    def _retire(self, sequence: Sequence, *, trusted: bool = True) -> None:
+        """Forget a sequence; trusted: whether what it computed may be lent to others."""
         if sequence in self._waiting:
             self._waiting.remove(sequence)
         if sequence in self._running:
@@ -302,8 +324,13 @@ class TargetBatch:
         self._asked.pop(sequence.request.request_id, None)
         self._tier0.forget(sequence)
         if sequence.run is not None:
-            self._allocator.release(sequence.run)
-            sequence.run = None
+            if trusted:
+                computed = sequence.ids[: sequence.num_computed]
+                salt = sequence.request.cache_salt
+                self._cache.retire(sequence.run, computed, salt, sequence.lender)
+            else:
+                self._cache.discard(sequence.run, sequence.lender)
+            sequence.run = sequence.lender = None
             if sequence.decoding and sequence.request.mode is not Mode.OFF:
                 self._closed.append(sequence.request.request_id)
 

@@ -21,6 +21,7 @@ from s2d_ray.engine.target_batch import TargetBatch
 from s2d_ray.engine.target_engine import Publish
 from s2d_ray.errors import RequestError
 from s2d_ray.models.attention import Segment
+from s2d_ray.models.kv_pool import Copy
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ class Forward(Protocol):
     def forward(
         self, token_ids: Sequence[int], segments: Sequence[Segment], wanted_rows: Sequence[int]
     ) -> Tensor: ...
+
+    def copy(self, copies: Sequence[Copy]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,7 @@ class TargetLoop:
         if step is None:
             return
         with self._turn():
+            self._model.copy(step.copies)
             logits = self._model.forward(step.token_ids, step.segments, step.wanted_rows)
             drawn = draw_rows(logits, step.draws)
         for request_id, event in self._batch.commit(step, drawn):

@@ -28,6 +28,15 @@ class Run:
     num_slots: int
 
 
+@dataclass(frozen=True)
+class Copy:
+    """Keys and values of `num_tokens` positions, from slot `source` on to slot `target` on."""
+
+    source: int
+    target: int
+    num_tokens: int
+
+
 class RunAllocator:
     """First-fit allocation of contiguous block runs. Pure bookkeeping, no tensors."""
 
@@ -53,6 +62,13 @@ class RunAllocator:
                 self._free[index : index + 1] = rest
                 return Run(start * BLOCK, wanted * BLOCK)
         return None
+
+    def shrink(self, run: Run, num_tokens: int) -> Run:
+        """Give back the blocks of a run behind its first `num_tokens` positions. -> the rest."""
+        kept = Run(run.start, _blocks(num_tokens) * BLOCK)
+        if kept.num_slots < run.num_slots:
+            self.release(Run(run.start + kept.num_slots, run.num_slots - kept.num_slots))
+        return kept
 
     def release(self, run: Run) -> None:
         """Give a run back; neighbouring gaps join."""
@@ -104,6 +120,15 @@ class KVPool:
         self._keys[layer][:, slot:end] = keys
         self._values[layer][:, slot:end] = values
         self.bytes_written += 2 * keys.numel() * keys.element_size()
+
+    def copy(self, copy: Copy) -> None:
+        """Copy positions of one run into another, in all layers; the two may overlap."""
+        source = slice(copy.source, copy.source + copy.num_tokens)
+        target = slice(copy.target, copy.target + copy.num_tokens)
+        overlap = abs(copy.source - copy.target) < copy.num_tokens
+        for layer in (*self._keys, *self._values):
+            layer[:, target] = layer[:, source].clone() if overlap else layer[:, source]
+            self.bytes_written += layer[:, target].numel() * layer.element_size()
 
     def view(self, layer: int, start: int, num_keys: int) -> tuple[Tensor, Tensor]:
         """Keys and values from slot `start` on, without a copy. [kv_heads, keys, head_dim]."""

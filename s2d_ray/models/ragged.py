@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from s2d_ray.errors import ModelError
 from s2d_ray.models.attention import RaggedBatch, Segment
-from s2d_ray.models.kv_pool import BLOCK, KVPool
+from s2d_ray.models.kv_pool import BLOCK, Copy, KVPool
 
 
 class RaggedModel:
@@ -52,6 +52,12 @@ class RaggedModel:
         scored = self._decoder(**batch, logits_to_keep=list(wanted_rows))
         logits: Tensor = scored.logits[0]
         return logits
+
+    @torch.inference_mode()
+    def copy(self, copies: Sequence[Copy]) -> None:
+        """Copy keys and values between runs, in order."""
+        for copy in copies:
+            self.pool.copy(copy)
 
 
 def make_pool(trunk: Any, num_tokens: int, dtype: torch.dtype) -> KVPool:

@@ -21,6 +21,7 @@ from s2d_ray.core.cascade import Plan
 from s2d_ray.core.params import JsonFormat, SamplingParams
 from s2d_ray.engine.draft_engine import DraftEngine
 from s2d_ray.engine.messages import FinishReason, Mode
+from s2d_ray.models.kv_pool import BLOCK, RunAllocator
 from s2d_ray.models.ragged import RaggedModel
 from tests.scripted import Forest, Oracle, Scripted, adversaries, by_row, chaos, engine_script
 from tests.targets import Client, Job, Recording, make_engine, total, write
@@ -325,6 +326,40 @@ def test_a_forced_request_never_uses_tier_0(world: World) -> None:
         _, _, counters = world.write(jobs, proposer)
     assert counters["tier0_proposals"] == 0
     assert counters["proposals"] > 0
+
+
+def test_a_text_that_begins_like_another_is_the_same_with_what_that_one_computed(
+    world: World,
+) -> None:
+    """Chats that go on, prompts that share a beginning, some of them at the same time."""
+    start = prompts(1, length=150)[0]
+    waves = [
+        [start],
+        [(*start, *more) for more in prompts(4, length=20)],
+        [(*start[:100], *more) for more in prompts(4, length=20)],
+        [start, start],
+    ]
+    jobs = [
+        [
+            Job(f"job-{number}-{i}", ids, SamplingParams(i, 0.8, max_tokens=12), Plan((), 0.0, 4))
+            for i, ids in enumerate(wave)
+        ]
+        for number, wave in enumerate(waves)
+    ]
+    plainly = [world.write(plain(wave)) for wave in jobs]
+    recording = Recording(world.model)
+    engine = make_engine(recording, TEXT, eos=ENDS, prefix_cache=True)
+    cached = []
+    for wave, (silent, reference, _) in zip(jobs, plainly, strict=True):
+        with world.draft("trimmed") as (proposer, _):
+            spoken = write(recording, engine, wave, proposer)
+        assert_same(spoken, silent)
+        assert_same_logits(recording, reference)
+        cached.append(sum(client.usage.cached_tokens for client in spoken))
+    assert cached == [0, 4 * 128, 4 * 64, 2 * 128]
+    allocator = world.model.pool.allocator
+    assert allocator.num_free_blocks + engine.num_held_blocks == allocator.num_blocks
+    world.model.pool.allocator = RunAllocator(allocator.num_blocks * BLOCK)
 
 
 ADVERSARIES = sorted(adversaries(Oracle({}, VOCAB_SIZE), VOCAB_SIZE, EOS))

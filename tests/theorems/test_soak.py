@@ -17,4 +17,5 @@ def test_random_traffic_changes_no_text_and_leaves_nothing() -> None:
         batches = [target.batch.counters for target in running.targets]
         assert all(batch["aborted"] > 0 for batch in batches)
         assert sum(batch["tier0_accepted"] for batch in batches) > 0
+        assert sum(batch["prefix_hits"] for batch in batches) > 0
         assert sum(batch["tree_proposals"] for batch in batches) > 0

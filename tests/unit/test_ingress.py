@@ -70,6 +70,7 @@ USAGE = {
     "prompt_tokens": 7,
     "completion_tokens": 4,
     "total_tokens": 11,
+    "prompt_tokens_details": {"cached_tokens": 0},
     "completion_tokens_details": {
         "accepted_prediction_tokens": 2,
         "rejected_prediction_tokens": 3,

@@ -20,7 +20,7 @@ from s2d_ray.engine.protocol import ProposeCall, ProposeReply
 from s2d_ray.engine.target_batch import TargetBatch
 from s2d_ray.engine.target_loop import TargetLoop
 from s2d_ray.models.attention import Segment
-from s2d_ray.models.kv_pool import RunAllocator
+from s2d_ray.models.kv_pool import Copy, RunAllocator
 from tests.scripted import Scripted, by_row, ok
 from tests.targets import PATIENCE_S, Client, Job, make_engine, no_draft, send, wait_for
 from tests.tiny import EOS, VOCAB_SIZE, tiny_tokenizer
@@ -39,6 +39,9 @@ class CountingModel:
         self.entered = threading.Semaphore(0)
         self.fails = 0
         self.num_forwards = 0
+
+    def copy(self, copies: Sequence[Copy]) -> None:
+        assert not copies, "the prefix cache is off"
 
     def forward(
         self, token_ids: Sequence[int], segments: Sequence[Segment], wanted_rows: Sequence[int]

@@ -70,6 +70,7 @@ def _honoured() -> Iterator[Rule]:
         "ignore_eos": "the model's own end tokens do not end the text",
         "seed": "0 to 2^53 − 1; drawn if missing, and returned in `s2d.seed` and `x-s2d-seed`",
         "n": "1 to 16 texts for each prompt, of seeds that follow from `seed`",
+        "cache_salt": "only requests of the same salt share the cache of common beginnings",
         "s2d": "this project's own fields, below",
     }
     chat = {
@@ -101,7 +102,6 @@ def _ignored() -> Iterator[Rule]:
         "priority": "there is one queue",
         "prompt_cache_key": "a hint for caching",
         "prompt_cache_retention": "a hint for caching",
-        "cache_salt": "a hint for caching",
         "request_id": "send the header `x-request-id` instead",
     }
     chat = {"parallel_tool_calls": "the model decides how many functions it calls"}

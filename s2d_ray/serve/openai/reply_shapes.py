@@ -17,12 +17,19 @@ class UsageDetails(Shape):
     rejected_prediction_tokens: Count
 
 
+class PromptDetails(Shape):
+    """What became of the prompt's tokens."""
+
+    cached_tokens: Count
+
+
 class UsageShape(Shape):
     """OpenAI's usage."""
 
     prompt_tokens: Count
     completion_tokens: Count
     total_tokens: Count
+    prompt_tokens_details: PromptDetails
     completion_tokens_details: UsageDetails
 
 

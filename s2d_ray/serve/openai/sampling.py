@@ -93,6 +93,7 @@ class SamplingRequest(Request):
     ignore_eos: bool | None = None
     seed: Annotated[int, Field(ge=0, lt=2**SEED_BITS)] | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     s2d: SpeculationOptions | None = None
 
     @property
@@ -153,6 +154,7 @@ class SamplingRequest(Request):
                 plan=options.plan(default),
                 mode=options.mode or Mode.AUTO,
                 trace=bool(options.trace),
+                cache_salt=self.cache_salt or "",
             )
             for j, prompt in enumerate(prompts)
             for i in range(n)

@@ -31,6 +31,7 @@ def total(usages: Sequence[Usage], num_choices: int) -> Usage:
         accepted_by_submodel=dict(sorted(by_submodel.items())),
         accepted_by_rank=dict(sorted(by_rank.items())),
         draft_misses=sum(usage.draft_misses for usage in usages),
+        cached_tokens=sum(usage.cached_tokens for usage in usages[::num_choices]),
         rounds_by_length=tuple(
             RoundCount(drafted, accepted, rounds)
             for (drafted, accepted), rounds in sorted(by_length.items())
@@ -44,6 +45,7 @@ def usage_body(usage: Usage) -> dict[str, Any]:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         "completion_tokens_details": {
             "accepted_prediction_tokens": usage.accepted_tokens,
             "rejected_prediction_tokens": usage.drafted_tokens - usage.accepted_tokens,
