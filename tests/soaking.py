@@ -53,7 +53,8 @@ class Service:
     def is_empty(self) -> bool:
         """Whether no block but those of prefix caches is in use, and no draft session."""
         allocator = self.draft_network.pool.allocator
-        num_used = [allocator.num_blocks - allocator.num_free_blocks]
+        num_free = allocator.num_free_blocks + self.draft.num_held_blocks
+        num_used = [allocator.num_blocks - num_free]
         for target in self.targets:
             allocator = target.model.pool.allocator
             num_free = allocator.num_free_blocks + target.batch.num_held_blocks

@@ -20,7 +20,7 @@ from s2d_ray.core.coupling import perturbed_scores
 from s2d_ray.engine.draft_session import DraftSession, SessionCache, SessionKey
 from s2d_ray.engine.protocol import ProposeCall, ProposeReply, ProposeRow, RowReply, RowStatus
 from s2d_ray.models.attention import Segment
-from s2d_ray.models.kv_pool import KVPool
+from s2d_ray.models.kv_pool import Copy, KVPool
 
 WARM_EVERY = 4
 """With active rows, one step in this many prefills instead of drafting."""
@@ -44,6 +44,8 @@ class Network(Protocol):
     ) -> Tensor: ...
 
     def exit_logits(self, submodel: int, hidden: Tensor) -> Tensor: ...
+
+    def copy(self, copy: Copy) -> None: ...
 
 
 @dataclass
@@ -150,6 +152,11 @@ class DraftEngine:
         return len(self._sessions)
 
     @property
+    def num_held_blocks(self) -> int:
+        """Blocks of ended sessions that new ones may copy from, or take."""
+        return self._sessions.num_held_blocks
+
+    @property
     def has_work(self) -> bool:
         """Whether `step` would do anything."""
         return bool(self._calls or self._warming)
@@ -232,7 +239,7 @@ class DraftEngine:
         held = len(session.ids) if session else 0
         if request.base > held or request.at_length == 0:
             return self._answer(request, RowStatus.NEEDS, held)
-        session = session or self._sessions.open(key, request.max_length, now_s, self._in_use())
+        session = session or self._open(key, request, now_s)
         if session is None:
             return self._answer(request, RowStatus.BUSY)
         session.commit(request.base, request.token_ids)
@@ -245,6 +252,15 @@ class DraftEngine:
             return self._answer(request, RowStatus.WARMING)
         idle = request.plan.max_proposal == 0
         return _Row(key, session, request, deadline_s, hints=self._hints(request), done=idle)
+
+    def _open(self, key: SessionKey, request: ProposeRow, now_s: float) -> DraftSession | None:
+        opened = self._sessions.open(key, request, now_s, self._in_use())
+        if opened is None:
+            return None
+        session, copy = opened
+        if copy.num_tokens:
+            self._network.copy(copy)
+        return session
 
     def _hints(self, request: ProposeRow) -> Tensor | None:
         """The row's biases and bans on the trimmed vocabulary, None if it has none there."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Sequence
 
-from s2d_ray.engine.protocol import EMPTY_DIGEST, extend_digest
-from s2d_ray.models.kv_pool import Run, RunAllocator
+from s2d_ray.engine.prefix_cache import PrefixCache
+from s2d_ray.engine.protocol import EMPTY_DIGEST, ProposeRow, extend_digest
+from s2d_ray.models.kv_pool import Copy, Run, RunAllocator
 
 SessionKey = tuple[str, str]
 """(replica, draft session): replicas cannot reach each other's sessions."""
@@ -19,9 +20,11 @@ class DraftSession:
     session's slots. A rollback only lowers the fills: whatever lies above them is overwritten.
     """
 
-    def __init__(self, num_groups: int, run: Run, now_s: float) -> None:
+    def __init__(self, num_groups: int, run: Run, now_s: float, salt: str = "") -> None:
         self.run = run
+        self.salt = salt
         self.ids: list[int] = []
+        self.num_committed = 0
         self.fill = [0] * num_groups
         self.last_used_s = now_s
         self._digests = [EMPTY_DIGEST]
@@ -29,6 +32,16 @@ class DraftSession:
     def digest_at(self, length: int) -> int:
         """Digest of the first `length` ids held."""
         return self._digests[length]
+
+    def start_from(self, token_ids: Sequence[int]) -> None:
+        """Take in ids whose keys and states were copied, in every layer group."""
+        self.append(token_ids)
+        self.fill = [len(self.ids)] * len(self.fill)
+
+    @property
+    def lendable(self) -> list[int]:
+        """Committed ids that every layer group has computed."""
+        return self.ids[: min(self.fill[-1], self.num_committed)]
 
     def commit(self, base: int, token_ids: Sequence[int]) -> None:
         """Make the held ids equal ids[:base] + token_ids, keeping the common prefix's work.
@@ -42,12 +55,14 @@ class DraftSession:
             length += 1
         self.truncate(length)
         self.append(token_ids[length - base :])
+        self.num_committed = len(self.ids)
         self.fill = [max(0, min(fill, len(self.ids) - 1)) for fill in self.fill]
 
     def truncate(self, length: int) -> None:
         """Forget ids from `length` on."""
         del self.ids[length:]
         del self._digests[length + 1 :]
+        self.num_committed = min(self.num_committed, length)
         self.fill = [min(fill, length) for fill in self.fill]
 
     def append(self, token_ids: Sequence[int]) -> None:
@@ -62,16 +77,25 @@ class DraftSession:
 
 
 class SessionCache:
-    """All draft sessions, least recently used first. Any of them may vanish at any time."""
+    """All draft sessions, least recently used first. Any of them may vanish at any time.
+
+    What ended sessions have computed is lent to new ones, of whatever target.
+    """
 
     def __init__(self, allocator: RunAllocator, num_groups: int, counters: Counter[str]) -> None:
-        self._allocator = allocator
+        self._fits = allocator.fits
+        self._runs = PrefixCache(allocator, counters, enabled=True)
         self._num_groups = num_groups
         self._counters = counters
         self._sessions: OrderedDict[SessionKey, DraftSession] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    @property
+    def num_held_blocks(self) -> int:
+        """Blocks of ended sessions, given up as soon as a session needs them."""
+        return self._runs.num_held_blocks
 
     def get(self, key: SessionKey) -> DraftSession | None:
         """The session, if it is still there."""
@@ -86,26 +110,32 @@ class SessionCache:
         return session
 
     def open(
-        self, key: SessionKey, max_length: int, now_s: float, in_use: Collection[SessionKey]
-    ) -> DraftSession | None:
-        """A new session, evicting others that are not in use; None if they leave no room."""
-        if not self._allocator.fits(max_length):
+        self, key: SessionKey, row: ProposeRow, now_s: float, in_use: Collection[SessionKey]
+    ) -> tuple[DraftSession, Copy] | None:
+        """A session for a row that carries its whole text; None if those in use leave no room.
+
+        Others are evicted for it. -> the session, and what to copy into its run before it is used.
+        """
+        if not self._fits(row.max_length):
             return None
-        while (run := self._allocator.reserve(max_length)) is None:
+        while (found := self._runs.reserve(row.max_length, row.token_ids, row.salt)) is None:
             oldest = next((other for other in self._sessions if other not in in_use), None)
             if oldest is None:
                 return None
             self.drop(oldest)
             self._counters["evicted_sessions"] += 1
-        self._sessions[key] = DraftSession(self._num_groups, run, now_s)
+        run, copy = found
+        session = DraftSession(self._num_groups, run, now_s, row.salt)
+        session.start_from(row.token_ids[: copy.num_tokens])
+        self._sessions[key] = session
         self._counters["opened_sessions"] += 1
-        return self._sessions[key]
+        return session, copy
 
     def drop(self, key: SessionKey) -> None:
-        """Forget a session, if it is there; its run is free at once."""
+        """Forget a session, if it is there; what it computed may be lent until it is in the way."""
         session = self._sessions.pop(key, None)
         if session is not None:
-            self._allocator.release(session.run)
+            self._runs.retire(session.run, session.lendable, session.salt, None)
 
     def expire(self, oldest_s: float, in_use: Collection[SessionKey]) -> None:
         """Forget sessions last used before `oldest_s`."""

@@ -45,7 +45,8 @@ class ProposeRow:
 
     committed length = base + len(token_ids); digest covers all committed ids. max_length bounds the
     text (prompt + output cap), so that the draft reserves its cache once. logit_bias and banned are
-    hints of what the target will add to its scores, and of ids it will not draw now.
+    hints of what the target will add to its scores, and of ids it will not draw now. salt: texts of
+    another salt must not profit from what this one computes.
     """
 
     draft_session: str
@@ -58,6 +59,7 @@ class ProposeRow:
     temperature: float
     logit_bias: tuple[tuple[int, float], ...] = ()
     banned: tuple[int, ...] = ()
+    salt: str = ""
 
     @property
     def at_length(self) -> int:

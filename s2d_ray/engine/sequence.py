@@ -134,6 +134,7 @@ class Sequence:
             temperature=sampling.temperature,
             logit_bias=sampling.logit_bias,
             banned=self._banned(len(self.ids)),
+            salt=self.request.cache_salt,
         )
 
     def accept_proposal(self, proposal: Proposal, origins: tuple[Origin, ...]) -> None:

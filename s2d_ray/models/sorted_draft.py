@@ -20,7 +20,7 @@ from transformers.initialization import no_init_weights
 
 from s2d_ray.errors import ModelError
 from s2d_ray.models.attention import IMPLEMENTATION, RaggedBatch, Segment
-from s2d_ray.models.kv_pool import BLOCK, KVPool, lazy_zeros
+from s2d_ray.models.kv_pool import BLOCK, Copy, KVPool, lazy_zeros
 from s2d_ray.models.ragged import make_pool, row_positions
 
 
@@ -152,6 +152,13 @@ class DraftNetwork:
     def exit_logits(self, submodel: int, hidden: Tensor) -> Tensor:
         """Scores of the trimmed vocabulary. [rows, hidden] -> [rows, head_size]."""
         return self._draft.exit_logits(submodel, hidden)
+
+    def copy(self, copy: Copy) -> None:
+        """Copy what positions of one run hold into another.
+
+        Boundary states stay behind: a copied position has been through every group already.
+        """
+        self.pool.copy(copy)
 
 
 def _slots(segment: Segment) -> slice:

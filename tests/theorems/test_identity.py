@@ -63,8 +63,10 @@ class World:
         engine = DraftEngine(self.networks[network], ENDS, prefill_chunk=16, max_debt=24)
         yield Scripted(engine_script(engine)), engine
         engine.expire(now_s=1e9)
-        allocator = self.networks[network].pool.allocator
-        assert allocator.num_free_blocks == allocator.num_blocks, "the draft lost blocks"
+        pool = self.networks[network].pool
+        num_free = pool.allocator.num_free_blocks + engine.num_held_blocks
+        assert num_free == pool.allocator.num_blocks, "the draft lost blocks"
+        pool.allocator = RunAllocator(pool.allocator.num_blocks * BLOCK)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

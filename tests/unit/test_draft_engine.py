@@ -25,6 +25,7 @@ from s2d_ray.engine.protocol import (
     extend_digest,
 )
 from s2d_ray.models.attention import Segment
+from s2d_ray.models.kv_pool import Copy
 from s2d_ray.models.sorted_draft import DraftNetwork
 from tests.tiny import VOCAB_SIZE, threads, tiny_decoder, tiny_draft_network
 
@@ -57,6 +58,7 @@ class Recorded:
         self.head_ids = network.head_ids
         self.pool = network.pool
         self.runs: list[tuple[int, list[int]]] = []
+        self.copies: list[int] = []
 
     def run_group(
         self, group: int, token_ids: Sequence[int], segments: Sequence[Segment]
@@ -66,6 +68,10 @@ class Recorded:
 
     def exit_logits(self, submodel: int, hidden: Tensor) -> Tensor:
         return self._network.exit_logits(submodel, hidden)
+
+    def copy(self, copy: Copy) -> None:
+        self.copies.append(copy.num_tokens)
+        self._network.copy(copy)
 
 
 def make_engine(
@@ -534,6 +540,30 @@ def test_closed_and_idle_sessions_give_their_blocks_back(decoder: Any) -> None:
     run(engine)
     engine.expire(1000.0)
     assert network.pool.allocator.num_free_blocks == 4
+
+
+def test_a_text_that_begins_like_an_ended_one_of_another_target_is_computed_from_there(
+    decoder: Any,
+) -> None:
+    """Only committed blocks that every group has computed are copied; the guesses are the same."""
+    engine, network = make_engine(decoder, cache_tokens=1024)
+    targets = Targets(engine)
+    first = story("x", length=150, plan=DEEP, max_length=170, replica="a")
+    targets.settle(first)
+    later = Story("y", [*first.ids[:140], *range(30)], DEEP, max_length=200, replica="b")
+    salted = replace(later, name="z", replica="c")
+    assert_guessed(targets.settle(later), imagine(decoder, later))
+    assert network.copies == [], "a session in use lends nothing"
+    targets.send(story("w"), closed=("x",))
+    run(engine)
+    again = replace(later, name="again", base=0)
+    guessed = targets.settle(again)
+    assert network.copies == [128]
+    assert_guessed(guessed, imagine(decoder, again))
+    row = replace(salted.row(), salt="other")
+    engine.receive(ProposeCall("c", 1, 1e9, (row,)), 0.0)
+    run(engine)
+    assert network.copies == [128]
 
 
 # Warming and debt --------------------------------------------------------------------------------

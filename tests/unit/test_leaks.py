@@ -65,7 +65,8 @@ def house() -> Iterator[House]:
     with threads(1):
         decoder = tiny_decoder(dtype=torch.float32, layers=2)
         network = tiny_draft_network(decoder, (1, 2), cache_tokens=1_024)
-        draft = DraftLoop(DraftEngine(network, {EOS}), num_threads=1)
+        engine = DraftEngine(network, {EOS})
+        draft = DraftLoop(engine, num_threads=1)
         draft.start()
         client = DraftClient(deadline_s=30.0, force_deadline_s=30.0)
         client.connect(draft.submit, epoch=1)
@@ -74,9 +75,11 @@ def house() -> Iterator[House]:
         loop = TargetLoop(batch, model, client, num_threads=1)
         loop.start()
         allocator = network.pool.allocator
-        yield House(
-            model, batch, loop, draft, lambda: (allocator.num_free_blocks, allocator.num_blocks)
-        )
+
+        def draft_blocks() -> tuple[int, int]:
+            return allocator.num_free_blocks + engine.num_held_blocks, allocator.num_blocks
+
+        yield House(model, batch, loop, draft, draft_blocks)
         loop.stop()
         draft.stop()
 
