@@ -16,6 +16,9 @@ from torch import Tensor
 
 from s2d_ray.core.params import SamplingParams
 
+_FEW = 512
+"""Likeliest ids that are sorted before all are."""
+
 
 @dataclass(frozen=True)
 class Past:
@@ -94,10 +97,32 @@ def keep_top_p(logits: Tensor, temperature: float, top_p: float) -> Tensor:
         return logits
     # Relative to the best logit, a tiny temperature gives -inf and 0, never inf and NaN.
     probabilities = torch.softmax((logits - logits.max()) / temperature, dim=-1)
-    ordered, order = torch.sort(probabilities, descending=True, stable=True)
+    for count in (_FEW, len(probabilities)):
+        kept = _nucleus(probabilities, top_p, min(count, len(probabilities)))
+        if kept is not None:
+            break
+    assert kept is not None
+    out = torch.full_like(logits, -torch.inf)
+    out[kept] = logits[kept]
+    return out
+
+
+def _nucleus(probabilities: Tensor, top_p: float, count: int) -> Tensor | None:
+    """Ids of the smallest set that reaches `top_p`, None if the `count` best do not tell.
+
+    They do not if it may be larger, or may end among ids as likely as the last of them.
+    """
+    ids = torch.arange(len(probabilities), device=probabilities.device)
+    if count < len(probabilities):
+        ids = torch.topk(probabilities, count, sorted=False).indices.sort().values
+    # Equal ones stay in the order of their ids.
+    ordered, order = torch.sort(probabilities[ids], descending=True, stable=True)
     mass_before = torch.cumsum(ordered, dim=-1) - ordered
-    banned = order[mass_before >= top_p]
-    return logits.index_fill(0, banned[banned != order[0]], -torch.inf)
+    is_kept = mass_before < top_p
+    is_kept[0] = True
+    if count < len(probabilities) and bool((is_kept & (ordered == ordered[-1])).any()):
+        return None
+    return ids[order[is_kept]]
 
 
 def keep_min_p(logits: Tensor, temperature: float, min_p: float) -> Tensor:

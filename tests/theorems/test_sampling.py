@@ -178,6 +178,26 @@ def test_penalties_and_bias_are_those_of_a_plain_reference(
     assert row.tolist() == logits
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**31),
+    st.sampled_from([0.2, 3.0, 8.0]),
+    st.booleans(),
+    st.sampled_from([0.05, 0.5, 0.9, 0.99, 0.9999]),
+)
+def test_sorting_a_few_likely_ids_keeps_what_sorting_all_keeps(
+    seed: int, spread: float, has_ties: bool, top_p: float
+) -> None:
+    """On 2,000 ids, from sets of one to nearly all, with ties at every place."""
+    logits = spread * torch.randn(2_000, generator=torch.Generator().manual_seed(seed)).double()
+    if has_ties:
+        logits = logits.round()
+    probabilities = torch.softmax(logits - logits.max(), dim=-1)
+    ordered, order = torch.sort(probabilities, descending=True, stable=True)
+    kept = order[torch.cumsum(ordered, dim=-1) - ordered < top_p]
+    assert allowed(keep_top_p(logits, 1.0, top_p)) == set(kept.tolist())
+
+
 @settings(deadline=None, max_examples=100)
 @given(different_logits, st.sampled_from([0.3, 1.0, 1.7]), st.floats(0.01, 0.99))
 def test_min_p_bans_what_a_plain_reference_and_transformers_ban(
