@@ -141,7 +141,9 @@ class TargetConfig(EngineConfig):
     )
     max_batch: int = Field(8, ge=1, description="Sequences decoded together by one replica.")
     max_waiting: int = Field(64, ge=0, description="Requests a replica queues beyond its batch.")
-    prefill_chunk: int = Field(256, ge=16, description="Prompt tokens of one forward.")
+    prefill_chunk: int = Field(
+        256, ge=16, description="Prompt tokens of one forward; a quarter beside running texts."
+    )
     prefix_cache: bool = Field(True, description="Copy common beginnings of texts, once computed.")
     num_replicas: int = Field(1, ge=1, description="Replicas of this target.")
 

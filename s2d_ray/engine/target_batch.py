@@ -227,7 +227,7 @@ class TargetBatch:
         """The next packed forward over decoding rows, proposals and a chunk of prompt."""
         step = Step()
         self._admit(step)
-        budget = self.limits.prefill_chunk
+        budget = self._prefill_budget()
         for sequence in self._running:
             first = sequence.num_computed
             if sequence.decoding:
@@ -242,6 +242,12 @@ class TargetBatch:
             return None
         self._count(step)
         return step
+
+    def _prefill_budget(self) -> int:
+        """Prompt tokens of the next forward; few beside running texts, so as not to stall them."""
+        chunk = self.limits.prefill_chunk
+        beside = any(sequence.decoding for sequence in self._running)
+        return max(1, chunk // 4) if beside else chunk
 
     def _admit(self, step: Step) -> None:
         """Move waiting requests into the batch, in order, as slots and cache allow."""
