@@ -5,6 +5,7 @@ Each builder takes its own subtree of the config as arguments, and nothing else:
 restarts this application alone. Annotations stay objects here, for Serve to validate by.
 """
 
+from functools import partial
 from typing import Any
 
 import ray
@@ -60,20 +61,20 @@ def build_target(args: TargetArgs) -> Application:
     return deployment.bind(args.target, args.draft)
 
 
+def create_draft_actor(config: dict[str, Any], num_gpus: int) -> Any:
+    """The draft actor: an ordinary child of whoever creates it."""
+    remote: Any = ray.remote  # its types know neither of the two concurrency options
+    actor_class = remote(
+        num_cpus=0 if num_gpus else 1,
+        num_gpus=num_gpus,
+        max_concurrency=CALLS_IN_FLIGHT,
+        concurrency_groups={"health": 2},
+    )(DraftActor)
+    return actor_class.remote(config)
+
+
 def build_draft(args: DraftArgs) -> Application:
     """The draft manager; the draft actor is its child."""
-    num_gpus = args.num_gpus
-
-    def create_actor(config: dict[str, Any]) -> Any:
-        remote: Any = ray.remote  # its types know neither of the two concurrency options
-        actor_class = remote(
-            num_cpus=0 if num_gpus else 1,
-            num_gpus=num_gpus,
-            max_concurrency=CALLS_IN_FLIGHT,
-            concurrency_groups={"health": 2},
-        )(DraftActor)
-        return actor_class.remote(config)
-
     deployment = serve.deployment(
         name="manager",
         max_ongoing_requests=CALLS_IN_FLIGHT,
@@ -81,7 +82,7 @@ def build_draft(args: DraftArgs) -> Application:
         graceful_shutdown_wait_loop_s=LOOK_EVERY_S,
         ray_actor_options={"num_cpus": 0},
     )(DraftManager)
-    return deployment.bind(args.draft, create_actor)
+    return deployment.bind(args.draft, partial(create_draft_actor, num_gpus=args.num_gpus))
 
 
 class Ingress:

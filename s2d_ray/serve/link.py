@@ -1,11 +1,17 @@
-"""What the draft manager tells a target: which draft lives now."""
+"""What the draft manager tells a target: which draft lives now, and how it is called."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s2d_ray.engine.protocol import PROTOCOL_VERSION
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from s2d_ray.engine.draft_client import Send
+    from s2d_ray.engine.protocol import ProposeCall, ProposeReply
 
 
 @dataclass(frozen=True)
@@ -26,3 +32,13 @@ class DraftStatus:
     pid: int | None
     last_error: str | None = None
     counters: dict[str, int] = field(default_factory=dict)
+
+
+def sender(actor: Any) -> Send:
+    """How a target sends its calls to a draft actor."""
+
+    def send(call: ProposeCall) -> Future[ProposeReply]:
+        future: Future[ProposeReply] = actor.propose.remote(call).future()
+        return future
+
+    return send

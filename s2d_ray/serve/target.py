@@ -15,12 +15,9 @@ from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Refused, Tok
 from s2d_ray.engine.protocol import PROTOCOL_VERSION
 from s2d_ray.serve import engine_calls
 from s2d_ray.serve.host import prepare_process
-from s2d_ray.serve.link import DraftLink
+from s2d_ray.serve.link import DraftLink, sender
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
-    from s2d_ray.engine.protocol import ProposeCall, ProposeReply
     from s2d_ray.engine.target_engine import TargetEngine
 
 logger = logging.getLogger("ray.serve")
@@ -124,13 +121,7 @@ class TargetReplica:
         if link is None:
             self._client.disconnect()
         elif link.protocol_version == PROTOCOL_VERSION:
-            actor = link.actor
-
-            def send(call: ProposeCall) -> Future[ProposeReply]:
-                future: Future[ProposeReply] = actor.propose.remote(call).future()
-                return future
-
-            self._client.connect(send, link.epoch)
+            self._client.connect(sender(link.actor), link.epoch)
         else:
             self._client.disconnect()
             logger.error(
