@@ -156,16 +156,32 @@ def chat(
     raise typer.Exit(status)
 
 
-@app.command(
+_sub_commands = app.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
+
+
+@_sub_commands
 def models(context: typer.Context) -> None:
     """Fetch and list models (`s2d models --help`)."""
     from s2d_ray.models_cli import models_app
 
-    command: Any = typer.main.get_command(models_app)
-    command(args=context.args, prog_name="s2d models")
+    _hand_on(models_app, context)
+
+
+@_sub_commands
+def bench(context: typer.Context) -> None:
+    """Measure on this machine (`s2d bench --help`)."""
+    from s2d_ray.bench.cli import bench_app
+
+    _hand_on(bench_app, context)
+
+
+def _hand_on(inner: typer.Typer, context: typer.Context) -> None:
+    """Let another app parse the words behind a command."""
+    command: Any = typer.main.get_command(inner)
+    command(args=context.args, prog_name=f"s2d {context.info_name}")
 
 
 def main() -> None:

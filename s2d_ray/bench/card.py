@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 from pathlib import Path
+
+from s2d_ray.config import AppConfig
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -26,3 +30,9 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()
+
+
+def config_hash(config: AppConfig) -> str:
+    """Names what is measured: models, precisions, plan; not where the API listens."""
+    tree = config.model_dump(mode="json", exclude={"http"})
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]

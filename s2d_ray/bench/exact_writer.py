@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Sequence
 
 from s2d_ray.bench.exact_cases import NUM_TOKENS, PROMPTS, Outcome, Run
+from s2d_ray.bench.texts import end_of, ids_of, write_together
 from s2d_ray.config import AppConfig, DraftConfig
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.params import SamplingParams
 from s2d_ray.engine.assemble import Target, make_draft, make_target
 from s2d_ray.engine.draft_client import DraftClient
-from s2d_ray.engine.messages import ChatPrompt, Delta, Event, Finished, GenerateRequest, Refused
-from s2d_ray.errors import ConfigError, RunError
+from s2d_ray.engine.messages import ChatPrompt, Delta, Event, GenerateRequest
+from s2d_ray.errors import ConfigError
 from s2d_ray.models import draft_files, sources
 
 
@@ -30,40 +30,26 @@ class Writer:
     def write(self, runs: Sequence[Run]) -> list[Outcome]:
         """Run all of `runs` at once. Raises RunError if the target refuses one."""
         started_s = time.monotonic()
-        events: list[list[Event]] = [[] for _ in runs]
-        ended = threading.Semaphore(0)
-        for run, told in zip(runs, events, strict=True):
-            self._send(run, told, ended)
-        for _ in runs:
-            ended.acquire()
+        events = write_together(self._target, [self._request(run) for run in runs])
         share_s = (time.monotonic() - started_s) / len(runs)
         return [_outcome(run, told, share_s) for run, told in zip(runs, events, strict=True)]
 
-    def _send(self, run: Run, told: list[Event], ended: threading.Semaphore) -> None:
-        def publish(event: Event) -> None:
-            told.append(event)
-            if isinstance(event, Finished | Refused):
-                ended.release()
-
+    def _request(self, run: Run) -> GenerateRequest:
         self._num_sent += 1
         sampling = SamplingParams(
             run.seed(self._seed), temperature=run.temperature, max_tokens=NUM_TOKENS
         )
         prompt = ChatPrompt(({"role": "user", "content": PROMPTS[run.prompt]},))
         name = f"{run.key}#{self._num_sent}"
-        request = GenerateRequest(name, prompt, sampling, run.plan or Plan(), run.mode, trace=True)
-        self._target.prepare(request)(publish)
+        return GenerateRequest(name, prompt, sampling, run.plan or Plan(), run.mode, trace=True)
 
 
 def _outcome(run: Run, events: Sequence[Event], seconds: float) -> Outcome:
-    last = events[-1]
-    if not isinstance(last, Finished):
-        raise RunError(f"{run.key}: {last.message if isinstance(last, Refused) else 'no end'}")
-    deltas = [event for event in events if isinstance(event, Delta)]
+    last = end_of(events, run.key)
     return Outcome(
         run.key,
-        tuple(token.token_id for delta in deltas for token in delta.tokens),
-        "".join(delta.text for delta in deltas),
+        ids_of(events),
+        "".join(event.text for event in events if isinstance(event, Delta)),
         str(last.reason),
         last.usage.rounds,
         last.usage.drafted_tokens,
@@ -94,7 +80,7 @@ def make_writers(config: AppConfig, seed: int) -> tuple[dict[str, Writer], dict[
 def draft_of(config: AppConfig) -> DraftConfig:
     """The draft's section. Raises ConfigError if there is none."""
     if config.draft is None:
-        raise ConfigError("draft: the exactness run needs one; name draft.base or draft.checkpoint")
+        raise ConfigError("draft: this run needs one; name draft.base or draft.checkpoint")
     return config.draft
 
 

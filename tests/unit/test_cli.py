@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from s2d_ray import __version__, cli
-from s2d_ray.config import HttpConfig
+from s2d_ray.config import HttpConfig, load_config
 from s2d_ray.errors import ModelError, RunError
 from s2d_ray.serve import launcher
 
@@ -48,7 +49,7 @@ def test_the_command_is_named_as_the_project_says() -> None:
     commands = {
         command.name or command.callback.__name__ for command in cli.app.registered_commands
     }
-    assert commands == {"serve", "stop", "check", "chat", "models"}
+    assert commands == {"serve", "stop", "check", "chat", "models", "bench"}
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])
@@ -192,6 +193,30 @@ def test_models_hands_on_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     result = RUNNER.invoke(cli.app, ["models", "pull", "a", "--force"])
     assert result.stdout == "pulled a True\n"
     assert "pull" in RUNNER.invoke(cli.app, ["models", "--help"]).stdout
+
+
+@pytest.mark.parametrize(("status", "raises"), [(0, False), (1, False), (130, True)])
+def test_bench_engine_hands_on_its_words_and_its_status(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int, raises: bool
+) -> None:
+    """By default the quickstart; an interrupt is one line."""
+    calls: list[tuple[Any, ...]] = []
+
+    def run(settings: tuple[Any, ...]) -> int:
+        calls.append(settings)
+        if raises:
+            raise KeyboardInterrupt
+        return status
+
+    environment = contextlib.nullcontext(tmp_path)
+    fake_module(monkeypatch, "s2d_ray.serve.lone_draft", own_environment=lambda: environment)
+    fake_module(monkeypatch, "s2d_ray.bench.engine", Settings=lambda *given: given, run=run)
+    words = ["bench", "engine", "--quick", "--out", "there", "--seed", "7"]
+    result = RUNNER.invoke(cli.app, words)
+    quickstart = load_config(ROOT / "deployments" / "quickstart.yaml")
+    assert calls == [(quickstart, True, Path("there"), 7, tmp_path)]
+    assert result.exit_code == status
+    assert result.stderr == ("s2d: interrupted\n" if raises else "")
 
 
 def test_the_launchers_token_is_private_and_no_other_ray_is_joined(

@@ -1,0 +1,84 @@
+"""Methods in turn on the same cases: what one run compares was measured side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from s2d_ray.bench.figures import Sample, Written
+from s2d_ray.core.params import SamplingParams
+
+
+@dataclass(frozen=True)
+class Case:
+    """Prompts to continue by exactly `num_tokens` ids each, end tokens ignored.
+
+    concurrent: all at once instead of one after another.
+    """
+
+    name: str
+    prompts: tuple[tuple[int, ...], ...]
+    num_tokens: int
+    seed: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    concurrent: bool = False
+
+    def sampling(self, index: int) -> SamplingParams:
+        """How the text behind prompt `index` is drawn, the same for every method of ours."""
+        return SamplingParams(
+            seed=1_000 * self.seed + index,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_tokens=self.num_tokens,
+            ignore_eos=True,
+        )
+
+
+Method = Callable[[Case], Written]
+Advance = Callable[[str], None]
+"""Told of each sample once it is taken, for the progress bar."""
+
+Before = Callable[[int, Case], None]
+"""Called with run and case ahead of each run of a case, untimed."""
+
+
+def nothing(run: int, case: Case) -> None:
+    """The `Before` that has nothing to do."""
+
+
+WARM_TOKENS = 4
+
+
+def num_samples(methods: Mapping[str, Method], cases: Sequence[Case], num_runs: int) -> int:
+    """How often `alternate` will call `Advance`."""
+    return len(methods) * len(cases) * num_runs
+
+
+def alternate(
+    methods: Mapping[str, Method],
+    cases: Sequence[Case],
+    num_runs: int,
+    advance: Advance,
+    before: Before = nothing,
+) -> list[Sample]:
+    """Every method on every case, `num_runs` times, each run beginning with another method.
+
+    All methods first write a few tokens of the last case, untimed.
+    """
+    names = list(methods)
+    samples = []
+    for name in names:
+        methods[name](replace(cases[-1], num_tokens=WARM_TOKENS))
+    for run in range(num_runs):
+        for case in cases:
+            before(run, case)
+            first = run % len(names)
+            for name in names[first:] + names[:first]:
+                started_s = time.perf_counter()
+                written = methods[name](case)
+                seconds = time.perf_counter() - started_s
+                samples.append(Sample(case.name, name, run, seconds, written))
+                advance(f"{case.name} {name}")
+    return samples

@@ -1,0 +1,143 @@
+"""`s2d bench engine`: our engines against `transformers` and against what they could be at best."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from s2d_ray.bench import comparisons, engine_report
+from s2d_ray.bench.alternate import Advance
+from s2d_ray.bench.card import commit, config_hash, cpu_model
+from s2d_ray.bench.engine_report import Measured
+from s2d_ray.bench.ideal import Costs, ceiling
+from s2d_ray.bench.rig import QUICK, WHOLE, Rig, Scale
+from s2d_ray.config import AppConfig
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run was asked for. temp_dir: for Ray, in the environment made ready for it."""
+
+    config: AppConfig
+    quick: bool
+    out: Path
+    seed: int
+    temp_dir: Path
+
+    @property
+    def scale(self) -> Scale:
+        """How much to measure."""
+        return QUICK if self.quick else WHOLE
+
+
+class StderrBar:
+    """One line per comparison on stderr, since stdout holds the report.
+
+    Where no bar can be shown, in a log say, each sample is a line.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def say(self, line: str) -> None:
+        """Tell of something that is not counted."""
+        self._progress.console.print(line, highlight=False)
+
+    def open(self, title: str, total: int) -> Advance:
+        """A new line; -> what moves it on."""
+        task = self._progress.add_task(title, total=total)
+
+        def advance(what: str) -> None:
+            self._progress.update(task, advance=1, description=f"{title}: {what}")
+            if not self._progress.console.is_terminal:
+                self.say(f"{title}: {what}")
+
+        return advance
+
+
+@contextmanager
+def stderr_bar() -> Iterator[StderrBar]:
+    """Shown while the context lasts."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield StderrBar(progress)
+
+
+def card(settings: Settings, rig: Rig, costs: Costs) -> dict[str, str]:
+    """Host, code and ceiling, before any result."""
+    claim = "bitwise exact" if rig.first.target.bitwise_exact else "NOT bitwise exact on this host"
+    factor, layer, length = ceiling(costs, max(1, rig.plan.max_proposal))
+    bare_ms = 1e3 * costs.forward_rows(1)
+    return {
+        "cpu": f"{cpu_model()}, {torch.get_num_threads()} threads",
+        "torch": f"{torch.__version__}, transformers {transformers.__version__}",
+        "commit": commit(),
+        "config": config_hash(settings.config),
+        "target": f"{rig.target_config.model.partition('#')[0]}: {rig.target_config.precision}, "
+        f"{claim}",
+        "draft": f"exits {rig.exits}, {rig.draft_config.precision}",
+        "scale": f"{settings.scale}, seed {settings.seed}",
+        "ceiling": f"{1e3 / bare_ms:.2f} tokens/s plain ({bare_ms:.1f} ms a row); {factor:.2f} × "
+        f"that if all of {length} guesses by exit {layer} were right",
+    }
+
+
+def measure(rig: Rig, bar: StderrBar, temp_dir: Path, curves: Costs) -> Measured:
+    """All comparisons. Ray comes last, so that its threads run beside no other."""
+    return Measured(
+        singles=comparisons.write_singly(rig, bar),
+        crowds=comparisons.write_in_crowds(rig, bar),
+        pair=comparisons.write_for_two(rig, bar),
+        actor=comparisons.write_by_actor(rig, bar, temp_dir),
+        curves=curves,
+        ours=list(comparisons.our_methods(rig)),
+        plan=rig.plan,
+        prompts=rig.greedy().prompts,
+    )
+
+
+def run(settings: Settings) -> int:
+    """Measure, print, write. -> exit code: 1 if some method of ours wrote other ids."""
+    started_s = time.monotonic()
+    with ExitStack() as stack:
+        bar = stack.enter_context(stderr_bar())
+        rig = Rig(settings.config, settings.scale, settings.seed, stack, bar.say)
+        bar.say("measuring costs")
+        curves = rig.meter.curves(settings.scale.repeats)
+        shown = card(settings, rig, curves)
+        for name, value in shown.items():
+            print(f"{name:<10} {value}", flush=True)
+        measured = measure(rig, bar, settings.temp_dir, curves)
+    for table in engine_report.tables(measured):
+        Console().print(table)
+    values = engine_report.result(measured)
+    for line in engine_report.headline(values):
+        print(line)
+    values |= {"card": shown, "quick": settings.quick, "seed": settings.seed}
+    values["seconds"] = round(time.monotonic() - started_s, 1)
+    save(settings.out, values)
+    print(json.dumps(values))
+    return 0 if values["identical"] else 1
+
+
+def save(out: Path, values: dict[str, Any]) -> None:
+    """Write the JSON object below `out`, in a file of its own."""
+    out.mkdir(parents=True, exist_ok=True)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    (out / f"engine-{stamp}.json").write_text(json.dumps(values, indent=2) + "\n")

@@ -1,0 +1,201 @@
+"""The runners of `s2d bench engine` on tiny random models: right methods, right samples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from s2d_ray.bench import comparisons, engine, engine_report
+from s2d_ray.bench.alternate import Advance, Case, alternate
+from s2d_ray.bench.comparisons import Singles
+from s2d_ray.bench.engine_report import Measured
+from s2d_ray.bench.figures import Sample, Written
+from s2d_ray.bench.ours import fixed_exit
+from s2d_ray.bench.rig import Rig, Scale
+from s2d_ray.config import AppConfig
+from s2d_ray.core.cascade import Plan
+from s2d_ray.models import draft_files
+from s2d_ray.models.draft_files import DraftCard
+from s2d_ray.models.sorted_draft import cut_draft
+from s2d_ray.models.text import fingerprint_of
+from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder
+
+TINY = Scale(num_prompts=2, num_tokens=8, batch_tokens=3, num_runs=2, repeats=1)
+EXITS = (2, 6)
+KEYS = {
+    "plain_vs_generate",
+    "plain_vs_continuous_batching",
+    "speculation",
+    "speculation_sampled",
+    "identical",
+    "actor_vs_in_process",
+    "share_of_ideal",
+    "forward_rows",
+    "draft_rows_8_vs_1",
+    "shared_vs_private",
+}
+
+
+class Bar:
+    """Counts what it was promised and what came."""
+
+    def __init__(self) -> None:
+        self.promised = 0
+        self.taken: list[str] = []
+
+    def open(self, title: str, total: int) -> Advance:
+        self.promised += total
+        return self.taken.append
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> AppConfig:
+    """A tiny target, and a draft whose deepest sub-model is the whole of it."""
+    folder = tmp_path_factory.mktemp("bench")
+    model = tiny_checkpoint(folder / "target")
+    card = DraftCard("base", EXITS, VOCAB_SIZE, fingerprint_of(model), (EOS,))
+    base = tiny_decoder(dtype=torch.float32)
+    draft_files.write(folder / "draft", card, cut_draft(base, range(VOCAB_SIZE), EXITS))
+    return AppConfig.model_validate(
+        {
+            "targets": {"tiny": {"model": str(model), "num_threads": 1}},
+            "draft": {"checkpoint": str(folder / "draft"), "num_threads": 1},
+            "plan": {"exit_thresholds": [0.9], "max_proposal": 3},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def rig(config: AppConfig) -> Iterator[Rig]:
+    with ExitStack() as stack:
+        yield Rig(config, TINY, 1, stack, lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def measured(rig: Rig) -> Measured:
+    bar = Bar()
+    found = Measured(
+        singles=comparisons.write_singly(rig, bar),
+        crowds=comparisons.write_in_crowds(rig, bar),
+        pair=comparisons.write_for_two(rig, bar),
+        actor=as_actor(rig),
+        curves=rig.meter.curves(1),
+        ours=list(comparisons.our_methods(rig)),
+        plan=rig.plan,
+        prompts=rig.greedy().prompts,
+    )
+    assert len(bar.taken) == bar.promised
+    return found
+
+
+def as_actor(rig: Rig, *_: object) -> list[Sample]:
+    """The comparison with the actor, with no Ray: both drafts are the same one."""
+    methods = comparisons.our_methods(rig)
+    both = {"in_process": methods["force"], "actor": methods["force"]}
+    return alternate(both, [rig.greedy()], TINY.num_runs, lambda what: None)
+
+
+def test_every_figure_is_there(measured: Measured) -> None:
+    """With one case per concurrency, and one method per exit, tier 0 and baseline."""
+    values = engine_report.result(measured)
+    assert values.keys() >= KEYS
+    assert values["plain_vs_continuous_batching"].keys() == {"1", "4", "8", "16"}
+    methods = {"auto", "force", "exit_2", "exit_6", "tier0", "prompt_lookup", "assisted"}
+    assert values["speculation"].keys() == values["speculation_sampled"].keys() == methods
+    assert values["forward_rows"].keys() == {"1", "4", "8"}
+    assert values["share_of_ideal"] == min(values["shares_of_ideal"].values())
+    json.dumps(values)
+
+
+def test_all_of_ours_write_the_same_ids_and_all_methods_equally_many(measured: Measured) -> None:
+    assert engine_report.result(measured)["identical"]
+    for each in measured.singles.samples:
+        assert [len(text) for text in each.written.texts] == [TINY.num_tokens] * TINY.num_prompts
+    for each in measured.crowds:
+        assert [len(text) for text in each.written.texts] == [TINY.batch_tokens] * int(each.case)
+
+
+def test_the_baselines_write_greedily_what_we_write(measured: Measured) -> None:
+    """So speeds are compared on the same work."""
+    greedy = [each for each in measured.singles.samples if each.case == "greedy"]
+    assert len({each.written.texts for each in greedy}) == 1
+
+
+def test_each_fixed_exit_drafts_at_its_depth_alone(measured: Measured) -> None:
+    """And the deepest one, the target itself, is always right; plain drafts nothing."""
+    for each in measured.singles.samples:
+        drafters = {
+            "plain": set(),
+            "exit_2": {2},
+            "exit_6": {6},
+            "tier0": set(),
+            "force": set(each.written.steps),
+        }
+        assert set(each.written.steps) == drafters.get(each.method, set(each.written.steps))
+        if each.method == "exit_6":
+            assert each.written.accepted == each.written.drafted > 0
+
+
+def test_a_liar_makes_the_result_not_identical(measured: Measured) -> None:
+    """Wherever it lies: alone, in a crowd, beside another target, or from another process."""
+
+    def lying(samples: Any, method: str) -> list[Sample]:
+        wrong = Written(((9,),))
+        return [replace(s, written=wrong) if s.method == method and s.run else s for s in samples]
+
+    singles = measured.singles
+    for method in measured.ours:
+        told = Singles(lying(singles.samples, method), singles.costs)
+        assert engine_report.differing(replace(measured, singles=told)) != []
+    for part, method in (("crowds", "plain"), ("pair", "shared"), ("actor", "actor")):
+        told_part = lying(getattr(measured, part), method)
+        assert engine_report.differing(replace(measured, **{part: told_part})) != []
+
+
+def test_methods_take_turns_and_each_run_begins_with_another() -> None:
+    order: list[str] = []
+
+    def method(name: str) -> Any:
+        return lambda case: order.append(f"{name}{case.num_tokens}") or Written(((1,),))
+
+    cases = [Case("greedy", ((1,),), 7)]
+    begun: list[int] = []
+    methods = {name: method(name) for name in "ab"}
+    alternate(methods, cases, 3, lambda what: None, lambda run, case: begun.append(run))
+    assert order == ["a4", "b4", "a7", "b7", "b7", "a7", "a7", "b7"]
+    assert begun == [0, 1, 2]
+
+
+def test_a_fixed_exit_is_reached_whatever_the_confidence() -> None:
+    for depth in range(3):
+        plan = fixed_exit(Plan(), depth, 3)
+        for confidence in (0.0, 0.5, 1.0):
+            climbs = [plan.goes_deeper(submodel, confidence, 3) for submodel in range(3)]
+            assert climbs == [submodel < depth for submodel in range(3)]
+
+
+def test_the_last_line_is_the_result_and_is_saved(
+    config: AppConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The card comes first; the progress is on stderr."""
+    monkeypatch.setattr(engine, "QUICK", TINY)
+    monkeypatch.setattr(comparisons, "write_by_actor", lambda rig, bar, temp_dir: as_actor(rig))
+    settings = engine.Settings(config, True, tmp_path / "deep" / "results", 1, tmp_path)
+    assert engine.run(settings) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("cpu ")
+    values = json.loads(lines[-1])
+    assert values.keys() >= KEYS
+    assert "ceiling" in values["card"]
+    [path] = (tmp_path / "deep" / "results").iterdir()
+    assert json.loads(path.read_text()) == values
