@@ -40,11 +40,11 @@ Method = Callable[[Case], Written]
 Advance = Callable[[str], None]
 """Told of each sample once it is taken, for the progress bar."""
 
-Before = Callable[[int, Case], None]
-"""Called with run and case ahead of each run of a case, untimed."""
+Before = Callable[[int, Case, str], None]
+"""Called with run, case and method ahead of each sample, untimed."""
 
 
-def nothing(run: int, case: Case) -> None:
+def nothing(run: int, case: Case, method: str) -> None:
     """The `Before` that has nothing to do."""
 
 
@@ -73,9 +73,9 @@ def alternate(
         methods[name](replace(cases[-1], num_tokens=WARM_TOKENS))
     for run in range(num_runs):
         for case in cases:
-            before(run, case)
             first = run % len(names)
             for name in names[first:] + names[:first]:
+                before(run, case, name)
                 started_s = time.perf_counter()
                 written = methods[name](case)
                 seconds = time.perf_counter() - started_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean
 from typing import Protocol
 
 from s2d_ray.bench.alternate import (
@@ -41,7 +42,7 @@ class Bar(Protocol):
 
 @dataclass(frozen=True)
 class Singles:
-    """Texts one by one. costs: bare calls by (case, run), measured just before that run."""
+    """Texts one by one. costs: bare calls by (case, run), measured just before `force` ran."""
 
     samples: list[Sample]
     costs: Mapping[tuple[str, int], Costs]
@@ -65,7 +66,7 @@ def our_methods(rig: Rig) -> dict[str, Method]:
 
 
 def write_singly(rig: Rig, bar: Bar) -> Singles:
-    """Ours and the baselines at batch 1, greedy and sampled, with the costs around each run."""
+    """Ours and the baselines at batch 1, greedy and sampled, with costs ahead of `force`."""
     methods = our_methods(rig) | {
         "generate": rig.stock.generate,
         "prompt_lookup": rig.stock.prompt_lookup,
@@ -76,8 +77,10 @@ def write_singly(rig: Rig, bar: Bar) -> Singles:
     nodes = sum(plan.width_at(level) for level in range(plan.max_proposal))
     costs = {}
 
-    def before(run: int, case: Case) -> None:
-        costs[case.name, run] = rig.meter.around(nodes, rig.scale.repeats)
+    def before(run: int, case: Case, method: str) -> None:
+        if method == "force":
+            context = round(mean(map(len, case.prompts))) + case.num_tokens // 2
+            costs[case.name, run] = rig.meter.around(context, nodes, rig.scale.repeats)
 
     return Singles(_take(methods, cases, rig, bar, "one by one", before), costs)
 

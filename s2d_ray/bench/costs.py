@@ -16,8 +16,8 @@ from s2d_ray.models.kv_pool import Run, RunAllocator
 from s2d_ray.models.ragged import RaggedModel
 from s2d_ray.models.sorted_draft import DraftNetwork
 
-CONTEXT = 200
-"""Tokens in the cache before the rows that are measured."""
+CURVES_CONTEXT = 200
+"""Tokens in the cache before the rows of the whole curves."""
 
 FORWARDS = ((1, 1), (1, 2), (1, 4), (1, 5), (1, 8), (1, 9), (4, 1), (8, 1), (4, 5))
 """(sequences, tokens of each) of the whole curve."""
@@ -51,15 +51,17 @@ class CostMeter:
 
     def curves(self, repeats: int) -> Costs:
         """The whole curves."""
-        return self._measure(FORWARDS, PREFILLS, DRAFT_ROWS, repeats)
+        return self._measure(CURVES_CONTEXT, FORWARDS, PREFILLS, DRAFT_ROWS, repeats)
 
-    def around(self, max_nodes: int, repeats: int) -> Costs:
-        """What texts written one by one under proposals of at most `max_nodes` need."""
+    def around(self, context: int, max_nodes: int, repeats: int) -> Costs:
+        """What texts of about `context` tokens need, alone, with at most `max_nodes` guesses."""
         rows = {1, 2, 1 + max(1, max_nodes)}
-        return self._measure([(1, n) for n in sorted(rows)], PREFILLS[:2], (1,), repeats)
+        forwards = [(1, n) for n in sorted(rows)]
+        return self._measure(context, forwards, PREFILLS[:2], (1,), repeats)
 
     def _measure(
         self,
+        context: int,
         forwards: Sequence[tuple[int, int]],
         prefills: Sequence[int],
         draft_rows: Sequence[int],
@@ -67,18 +69,22 @@ class CostMeter:
     ) -> Costs:
         most, longest = (max(sizes) for sizes in zip(*forwards, strict=True))
         # One run more than the forwards need, so that no prompt overwrites their context.
-        target_runs = _reserve(self._model.pool.allocator, most + 1, CONTEXT + longest)
-        draft_runs = _reserve(self._network.pool.allocator, max(draft_rows), CONTEXT + 1)
+        target_runs = _reserve(
+            self._model.pool.allocator, most + 1, max(context + longest, *prefills)
+        )
+        draft_runs = _reserve(self._network.pool.allocator, max(draft_rows), context + 1)
         try:
-            self._fill(target_runs, draft_runs)
-            calls: dict[Any, Call] = {"stock": self._stock_call()}
+            self._fill(context, target_runs, draft_runs)
+            calls: dict[Any, Call] = {"stock": self._stock_call(context)}
             for shape in forwards:
-                calls["forward", shape] = self._forward_call(target_runs, *shape)
+                calls["forward", shape] = self._forward_call(context, target_runs, *shape)
             for length in prefills:
                 calls["prefill", length] = self._prefill_call(target_runs[-1], length)
             for depth, layer in enumerate(self._network.exit_layers):
                 for rows in draft_rows:
-                    calls["draft", (layer, rows)] = self._draft_call(draft_runs[:rows], depth)
+                    calls["draft", (layer, rows)] = self._draft_call(
+                        context, draft_runs[:rows], depth
+                    )
             found = time_in_turn(calls, repeats)
         finally:
             _release(self._model.pool.allocator, target_runs)
@@ -92,17 +98,17 @@ class CostMeter:
     def _ids(self, length: int) -> list[int]:
         return [(37 * index + 11) % self._model.vocab_size for index in range(length)]
 
-    def _fill(self, target_runs: Sequence[Run], draft_runs: Sequence[Run]) -> None:
-        """Give every run `CONTEXT` tokens of cache."""
-        ids = self._ids(CONTEXT)
+    def _fill(self, context: int, target_runs: Sequence[Run], draft_runs: Sequence[Run]) -> None:
+        """Give every run `context` tokens of cache."""
+        ids = self._ids(context)
         for run in target_runs:
-            self._model.forward(ids, [Segment(run, 0, CONTEXT)], [])
+            self._model.forward(ids, [Segment(run, 0, context)], [])
         for run in draft_runs:
             for group in range(len(self._network.exit_layers)):
-                self._network.run_group(group, ids, [Segment(run, 0, CONTEXT)])
+                self._network.run_group(group, ids, [Segment(run, 0, context)])
 
-    def _forward_call(self, runs: Sequence[Run], sequences: int, tokens: int) -> Call:
-        segments = [Segment(run, CONTEXT, tokens) for run in runs[:sequences]]
+    def _forward_call(self, context: int, runs: Sequence[Run], sequences: int, tokens: int) -> Call:
+        segments = [Segment(run, context, tokens) for run in runs[:sequences]]
         ids = self._ids(sequences * tokens)
         return lambda: self._model.forward(ids, segments, range(len(ids)))
 
@@ -110,8 +116,8 @@ class CostMeter:
         ids = self._ids(length)
         return lambda: self._model.forward(ids, [Segment(run, 0, length)], [length - 1])
 
-    def _draft_call(self, runs: Sequence[Run], depth: int) -> Call:
-        segments = [Segment(run, CONTEXT, 1) for run in runs]
+    def _draft_call(self, context: int, runs: Sequence[Run], depth: int) -> Call:
+        segments = [Segment(run, context, 1) for run in runs]
         ids = self._ids(len(runs))
 
         def step() -> None:
@@ -121,11 +127,11 @@ class CostMeter:
 
         return step
 
-    def _stock_call(self) -> Call:
-        """One row behind a cache of `CONTEXT` tokens, which is cut back after each call."""
+    def _stock_call(self, context: int) -> Call:
+        """One row behind a cache of `context` tokens, which is cut back after each call."""
         stock = self._stock
         with torch.inference_mode():
-            cache = stock(torch.tensor([self._ids(CONTEXT)]), use_cache=True).past_key_values
+            cache = stock(torch.tensor([self._ids(context)]), use_cache=True).past_key_values
         row = torch.tensor([self._ids(1)])
 
         @torch.inference_mode()

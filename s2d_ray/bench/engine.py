@@ -83,6 +83,7 @@ def card(settings: Settings, rig: Rig, costs: Costs) -> dict[str, str]:
     """Host, code and ceiling, before any result."""
     claim = "bitwise exact" if rig.first.target.bitwise_exact else "NOT bitwise exact on this host"
     factor, layer, length = ceiling(costs, max(1, rig.plan.max_proposal))
+    scale = settings.scale
     bare_ms = 1e3 * costs.forward_rows(1)
     return {
         "cpu": f"{cpu_model()}, {torch.get_num_threads()} threads",
@@ -92,7 +93,8 @@ def card(settings: Settings, rig: Rig, costs: Costs) -> dict[str, str]:
         "target": f"{rig.target_config.model.partition('#')[0]}: {rig.target_config.precision}, "
         f"{claim}",
         "draft": f"exits {rig.exits}, {rig.draft_config.precision}",
-        "scale": f"{settings.scale}, seed {settings.seed}",
+        "scale": f"{scale.num_runs} runs, {scale.num_prompts} prompts × {scale.num_tokens} tokens "
+        f"alone, {scale.batch_tokens} tokens each at once, seed {settings.seed}",
         "ceiling": f"{1e3 / bare_ms:.2f} tokens/s plain ({bare_ms:.1f} ms a row); {factor:.2f} × "
         f"that if all of {length} guesses by exit {layer} were right",
     }

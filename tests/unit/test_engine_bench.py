@@ -166,11 +166,13 @@ def test_methods_take_turns_and_each_run_begins_with_another() -> None:
         return lambda case: order.append(f"{name}{case.num_tokens}") or Written(((1,),))
 
     cases = [Case("greedy", ((1,),), 7)]
-    begun: list[int] = []
+    begun: list[tuple[int, str]] = []
     methods = {name: method(name) for name in "ab"}
-    alternate(methods, cases, 3, lambda what: None, lambda run, case: begun.append(run))
+    alternate(
+        methods, cases, 3, lambda what: None, lambda run, case, name: begun.append((run, name))
+    )
     assert order == ["a4", "b4", "a7", "b7", "b7", "a7", "a7", "b7"]
-    assert begun == [0, 1, 2]
+    assert begun == [(0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b")]
 
 
 def test_a_fixed_exit_is_reached_whatever_the_confidence() -> None:
