@@ -5,7 +5,8 @@ in as the extra keyword argument `ragged`. A row's bits must not depend on the r
 CPU kernel sums keys in blocks that depend on the shape of the call, so the shape is fixed: all
 query rows of one call lie in one bucket of 64 positions, their number is padded to 8, 16, 32 or
 64, and keys run to the end of the bucket under a -inf mask; in a layer with a sliding window they
-begin where a block of 64 does, before the window of the bucket's first row.
+begin where a block of 64 does, before the window of the bucket's first row. Query heads that share
+keys are rows of one block while they fit in it, so that padding is paid once for all of them.
 """
 
 from __future__ import annotations
@@ -75,10 +76,13 @@ class _Bucket:
     num_rows: int
     position: int
 
-    @property
-    def num_padded(self) -> int:
-        """Rows of the call, padding included."""
-        return next(count for count in _ROW_COUNTS if count >= self.num_rows)
+    def fold(self, group: int) -> int:
+        """How many of the `group` query heads that share keys are rows of one block."""
+        return group if group * self.num_rows <= _ROW_COUNTS[-1] else 1
+
+    def num_padded(self, fold: int) -> int:
+        """Rows of a block of `fold` heads, padding included."""
+        return next(count for count in _ROW_COUNTS if count >= fold * self.num_rows)
 
     def keys(self, window: int | None) -> range:
         """Positions of the keys. They depend on the bucket alone, so a row always sees as many."""
@@ -102,14 +106,15 @@ class _Branch:
 
 
 class RaggedBatch:
-    """The segments of one packed forward, and the masks that its layers share."""
+    """The segments of one packed forward, and the masks and buffers that its layers share."""
 
     def __init__(self, pool: KVPool, segments: Sequence[Segment]) -> None:
         self.pool = pool
         self.branches: list[_Branch] = []
         self.num_rows = 0
         self._indices: dict[tuple[Rows, torch.device], Tensor] = {}
-        self._masks: dict[tuple[int, int, int | None, torch.device], Tensor] = {}
+        self._masks: dict[tuple[int, int, int, int | None, torch.device], Tensor] = {}
+        self._blocks: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
         for segment in segments:
             self._add(segment)
             self.num_rows += segment.num_rows
@@ -123,12 +128,22 @@ class RaggedBatch:
             self._indices[key] = torch.tensor(rows, device=device)
         return self._indices[key]
 
-    def mask(self, bucket: _Bucket, window: int | None, like: Tensor) -> Tensor:
-        """The bucket's mask in layers of this window, built once. [num_padded, keys]."""
-        key = (bucket.position, bucket.num_padded, window, like.device)
+    def mask(self, bucket: _Bucket, fold: int, window: int | None, like: Tensor) -> Tensor:
+        """The mask of a block of `fold` heads in layers of this window, built once.
+
+        [num_padded, keys].
+        """
+        key = (bucket.position, bucket.num_rows, fold, window, like.device)
         if key not in self._masks:
-            self._masks[key] = _mask(bucket, window, like)
+            self._masks[key] = _mask(bucket, fold, window, like)
         return self._masks[key]
+
+    def block(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """A buffer for padded queries; what an earlier call left in its padding is finite."""
+        key = (like.device, shape)
+        if key not in self._blocks:
+            self._blocks[key] = like.new_zeros(shape)
+        return self._blocks[key]
 
     def _add(self, segment: Segment) -> None:
         """The branches of one segment, whose rows begin at `num_rows`."""
@@ -171,12 +186,15 @@ def _num_common(held: list[int], path: list[int]) -> int:
     return count
 
 
-def _mask(bucket: _Bucket, window: int | None, like: Tensor) -> Tensor:
-    """0 where a row may look, -inf behind its own position and before its window."""
+def _mask(bucket: _Bucket, fold: int, window: int | None, like: Tensor) -> Tensor:
+    """0 where a row may look, -inf behind its own position and before its window.
+
+    Padding looks where some row does: a row that sees no key would be NaN.
+    """
     positions = bucket.keys(window)
     keys = torch.arange(positions.start, positions.stop, device=like.device)[None, :]
-    own = bucket.position + torch.arange(bucket.num_padded, device=like.device)[:, None]
-    own = own.clamp_max(positions.stop - 1)  # a row of padding that sees no key would be NaN
+    rows = torch.arange(bucket.num_padded(fold), device=like.device)[:, None]
+    own = bucket.position + rows % bucket.num_rows
     hidden = keys > own
     if window is not None:
         hidden |= keys <= own - window
@@ -207,43 +225,56 @@ def ragged_attention(
     _refuse_unknown(others)
     layer = cast(int, module.layer_idx)
     pool, device = ragged.pool, query.device
-    out = query.new_empty(1, ragged.num_rows, query.shape[1], query.shape[3])
+    num_kv_heads, head_dim = key.shape[1], key.shape[3]
+    grouped = query[0].unflatten(0, (num_kv_heads, -1))
+    group = grouped.shape[1]
+    out = query.new_empty(ragged.num_rows, num_kv_heads, group, head_dim)
     for branch in ragged.branches:
         written = ragged.index(branch.written, device)
         pool.write(layer, branch.slot, key[0, :, written], value[0, :, written])
         for bucket in branch.buckets:
             rows, positions = ragged.index(bucket.rows, device), bucket.keys(sliding_window)
             keys, values = pool.view(layer, branch.run_start + positions.start, len(positions))
-            mask = ragged.mask(bucket, sliding_window, query)
-            attended = _attend(query[0, :, rows], keys, values, mask, scaling, softcap)
-            out[0, rows] = attended.transpose(0, 1)
-    return out, None
+            fold = bucket.fold(group)
+            mask = ragged.mask(bucket, fold, sliding_window, query)
+            shape = (group // fold, num_kv_heads, mask.shape[0], head_dim)
+            block = ragged.block(shape, query)
+            _rows_of(block, fold, bucket.num_rows).copy_(grouped[:, :, rows])
+            attended = _attend(block, keys, values, mask, scaling, softcap)
+            out[rows] = _rows_of(attended, fold, bucket.num_rows).permute(2, 0, 1, 3)
+    return out.view(1, ragged.num_rows, -1, head_dim), None
+
+
+def _rows_of(block: Tensor, fold: int, num_rows: int) -> Tensor:
+    """A view of a block without its padding, its query heads apart again.
+
+    Shapes: [group / fold, kv_heads, num_padded, head_dim] -> [kv_heads, group, rows, head_dim].
+    """
+    rows = block[:, :, : fold * num_rows]
+    if fold == 1:
+        return rows.transpose(0, 1)
+    apart: Tensor = rows[0].unflatten(1, (fold, num_rows))
+    return apart
 
 
 def _attend(
-    query: Tensor,
+    block: Tensor,
     keys: Tensor,
     values: Tensor,
     mask: Tensor,
     scaling: float,
     softcap: float | None,
 ) -> Tensor:
-    """Grouped attention of one bucket. [heads, rows, head_dim] -> [heads, rows, head_dim]."""
-    num_heads, num_rows, head_dim = query.shape
-    num_padded, num_kv_heads = mask.shape[0], keys.shape[0]
-    padded = query.new_zeros(num_heads, num_padded, head_dim)
-    padded[:, :num_rows] = query
-    # Query heads that share keys become a batch, over which the keys are expanded without a copy.
-    grouped = padded.view(num_kv_heads, -1, num_padded, head_dim).transpose(0, 1)
-    group = grouped.shape[0]
-    keys, values = keys.expand(group, *keys.shape), values.expand(group, *values.shape)
-    if softcap is None:
-        attended = F.scaled_dot_product_attention(
-            grouped, keys, values, attn_mask=mask, scale=scaling
-        )
-    else:
-        attended = _capped_attention(grouped, keys, values, mask, scaling, softcap)
-    return attended.transpose(0, 1).reshape(num_heads, num_padded, head_dim)[:, :num_rows]
+    """Grouped attention of one bucket; the keys are expanded without a copy.
+
+    Shapes: block [batch, kv_heads, rows, head_dim], keys and values [kv_heads, keys, head_dim]
+        -> like block.
+    """
+    batch = block.shape[0]
+    keys, values = keys.expand(batch, *keys.shape), values.expand(batch, *values.shape)
+    if softcap is not None:
+        return _capped_attention(block, keys, values, mask, scaling, softcap)
+    return F.scaled_dot_product_attention(block, keys, values, attn_mask=mask, scale=scaling)
 
 
 def _capped_attention(

@@ -177,9 +177,9 @@ def test_a_mask_is_built_once_for_all_layers_of_a_window(monkeypatch: pytest.Mon
     """Six layers of two kinds, three sequences of which two stand at the same position."""
     built = []
 
-    def counted(bucket: Any, window: int | None, like: Tensor) -> Tensor:
+    def counted(bucket: Any, fold: int, window: int | None, like: Tensor) -> Tensor:
         built.append((bucket.position, window))
-        return make_mask(bucket, window, like)
+        return make_mask(bucket, fold, window, like)
 
     make_mask = attention._mask
     monkeypatch.setattr(attention, "_mask", counted)
