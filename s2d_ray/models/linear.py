@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from s2d_ray.models.fused import fuse_siblings
+
 LinearKind = Literal["packed", "int8", "portable"]
 
 _ROWS_HINT = 8
@@ -106,7 +108,12 @@ def make_linear(linear: nn.Linear, kind: LinearKind) -> nn.Module:
 
 
 def replace_linears(module: nn.Module, kind: LinearKind) -> None:
-    """Replace every `nn.Linear` below `module` in place; each original is freed at once."""
+    """Replace every `nn.Linear` below `module` in place; each original is freed at once.
+
+    Siblings of one input share a product, unless they stay stock.
+    """
+    if kind != "portable":
+        fuse_siblings(module, lambda linear: make_linear(linear, kind))
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
             setattr(module, name, make_linear(child, kind))

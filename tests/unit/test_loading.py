@@ -205,12 +205,13 @@ def test_each_precision_has_its_linear_layer() -> None:
 def test_a_target_has_no_stock_linear_left_and_owns_its_memory(
     checkpoint: Path, precision: Any, kind: type
 ) -> None:
-    """The output head included. What remains of the checkpoint is copied out of its mapping."""
+    """Four products a layer, and the output head. What remains of the checkpoint is copied out of
+    its mapping."""
     if kind is PackedLinear and not torch.backends.mkldnn.is_available():
         pytest.skip("this host has no oneDNN")
     decoder: Any = load_target_decoder(checkpoint, precision, CPU)
     kinds = [type(module) for module in decoder.modules()]
-    assert kinds.count(kind) == 2 * 7 + 1
+    assert kinds.count(kind) == 2 * 4 + 1
     assert torch.nn.Linear not in kinds
     assert not any(is_mapped(parameter, checkpoint) for parameter in decoder.parameters())
     plain = load_decoder(checkpoint, torch.float32, CPU)
