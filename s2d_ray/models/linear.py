@@ -67,14 +67,14 @@ class Int8Linear(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Shapes: [..., in] -> [..., out]."""
         flat = rows.reshape(-1, rows.shape[-1]).float()
-        high, low, scale = quantize_rows(flat)
+        digits, scale = quantize_rows(flat)
         products = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            torch.cat([high, low]), 1.0, _ACTIVATION_ZERO, self._packed
+            digits.flatten(0, 1), 1.0, _ACTIVATION_ZERO, self._packed
         )
-        num_rows = flat.shape[0]
-        out = (products[:num_rows] * _BASE + products[num_rows:]) * scale
+        high, low = products.chunk(2)
+        out = torch.add(low, high, alpha=_BASE).mul_(scale)
         if self._bias is not None:
-            out = out + self._bias
+            out += self._bias
         result: Tensor = out.to(rows.dtype).view(*rows.shape[:-1], self.out_features)
         return result
 
@@ -86,16 +86,19 @@ def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return levels, scales
 
 
-def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Write each row as scale * (64 * high + low) with small integers.
 
-    Shapes: [rows, in] -> high in [-63, 63], low in [-32, 32], both [rows, in] float32; scale
-    [rows, 1], which maps the row's largest magnitude to 4,063.
+    Shapes: [rows, in] -> digits [2, rows, in] float32, high in [-63, 63] and low in [-32, 32];
+    scale [rows, 1], which maps the row's largest magnitude to 4,063.
     """
-    scale = rows.abs().amax(dim=1, keepdim=True).clamp_min(1e-12) / _ACTIVATION_LEVELS
-    levels = torch.round(rows / scale)
-    high = torch.round(levels / _BASE)
-    return high, levels - _BASE * high, scale
+    scale = rows.abs().amax(dim=1, keepdim=True).clamp_min_(1e-12).div_(_ACTIVATION_LEVELS)
+    levels = (rows / scale).round_()
+    digits = rows.new_empty(2, *rows.shape)
+    high, low = digits
+    torch.div(levels, _BASE, out=high).round_()
+    torch.sub(levels, high, alpha=_BASE, out=low)
+    return digits, scale
 
 
 def make_linear(linear: nn.Linear, kind: LinearKind) -> nn.Module:

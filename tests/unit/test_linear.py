@@ -43,8 +43,8 @@ def make(kind: LinearKind, num_in: int, num_out: int, bias: bool = True) -> nn.M
 def oracle(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What int8 must give: int64 sums of levels, one float32 factor per channel and per row."""
     levels, channel_scales = quantize_weight(weight)
-    high, low, row_scales = quantize_rows(rows)
-    sums = [digit.to(torch.int64) @ levels.to(torch.int64).T for digit in (high, low)]
+    digits, row_scales = quantize_rows(rows)
+    sums = [digit.to(torch.int64) @ levels.to(torch.int64).T for digit in digits]
     high_part, low_part = (part.float() * channel_scales for part in sums)
     out = (high_part * 64 + low_part) * row_scales
     return out if bias is None else out + bias
@@ -87,7 +87,7 @@ def test_int8_is_exact_on_numbers_that_are_levels_already(
     exact = rows.to(torch.int64) @ weight.to(torch.int64).T
     out = Int8Linear(weight, None)(rows).to(torch.int64)
     assert (out - exact).abs().max() <= exact.abs().max() / 2**22
-    high, low, row_scale = quantize_rows(rows * scale)
+    (high, low), row_scale = quantize_rows(rows * scale)
     assert torch.equal(64 * high + low, rows)
     assert row_scale.flatten().tolist() == pytest.approx([scale] * 5, rel=1e-5)
 
@@ -98,7 +98,7 @@ def test_digits_stay_where_no_kernel_can_saturate(seed: int, num_in: int, size: 
     """|high| <= 63 and |low| <= 32: with the zero point of 64 an unsigned byte holds both and the
     sum of two products fits 16 bits. The digits give the input back within half a level."""
     rows = size * randn(8, num_in, seed=seed)
-    high, low, scale = quantize_rows(rows)
+    (high, low), scale = quantize_rows(rows)
     assert high.abs().max() <= 63
     assert low.abs().max() <= 32
     assert ((64 * high + low) * scale - rows).abs().max() <= 0.501 * scale.max()
