@@ -167,7 +167,7 @@ def _filled_runs(pool: KVPool, fill: Callable[[list[int], Segment], object]) -> 
 
 
 def _ids(number: int) -> list[int]:
-    return [(37 * index + 11) % 251 for index in range(number)]
+    return [(37 * index + 11) % 61 for index in range(number)]
 
 
 def _shape(num_sequences: int, num_rows: int) -> str:
