@@ -66,16 +66,16 @@ class Service:
         self.http.close()
         self.openai.close()
 
-    def ask(self, ask: Ask) -> dict[str, Any]:
-        answer = self.http.post("/v1/chat/completions", json=ask.body())
+    def ask(self, ask: Ask, **more: Any) -> dict[str, Any]:
+        answer = self.http.post("/v1/chat/completions", json=ask.body(**more))
         assert answer.status_code == 200, answer.text
         reply: dict[str, Any] = answer.json()
         return reply
 
-    def ask_all(self, asks: Sequence[Ask]) -> list[dict[str, Any]]:
+    def ask_all(self, asks: Sequence[Ask], **more: Any) -> list[dict[str, Any]]:
         """All at the same time; the replies in order."""
         with ThreadPoolExecutor(len(asks)) as pool:
-            return list(pool.map(self.ask, asks))
+            return list(pool.map(lambda ask: self.ask(ask, **more), asks))
 
     def health(self) -> dict[str, Any]:
         body: dict[str, Any] = self.http.get("/health").json()

@@ -128,11 +128,14 @@ def _json(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _either(whole: type[BaseModel], chunk: type[BaseModel]) -> dict[str, Any]:
-    """One JSON body, or with `stream` server-sent events."""
-    events = f"events whose data is a {chunk.__name__}, an Error that ends them, or [DONE]"
-    return _json(whole) | {
-        "text/event-stream": {"schema": {"type": "string", "description": events}}
+    """One JSON body, or with `stream` server-sent events; the schema is that of one event."""
+    event = {
+        "type": "object",
+        "properties": {"data": {"type": "string"}},
+        "required": ["data"],
+        "description": f"data: a {chunk.__name__}, an Error that ends the stream, or [DONE]",
     }
+    return _json(whole) | {"text/event-stream": {"schema": event}}
 
 
 def _answers(content: dict[str, Any], *errors: int) -> dict[str, Any]:
