@@ -3,6 +3,7 @@
     S2DError
     ├── ConfigError        a config file is wrong; names the key or file           exit 2
     ├── ModelError         a checkpoint, wheel or tokenizer is wrong               exit 2
+    ├── DataError          a file of prompts or a corpus is wrong; names the file  exit 2
     ├── RunError           the machine or another run is in the way (port, disk)   exit 2
     └── RequestError       one HTTP request cannot be served                       400
         ├── UnknownModel       no target of that name                              404
@@ -31,6 +32,10 @@ class ConfigError(S2DError):
 
 class ModelError(S2DError):
     """A model source, checkpoint or tokenizer cannot be used. The message names it."""
+
+
+class DataError(S2DError):
+    """Prompts or a corpus cannot be used. The message names the file, and the line if any."""
 
 
 class RunError(S2DError):

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
     from s2d_ray.models.sorted_draft import DraftNetwork, SortedDraft
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 had neither `own_heads` nor `block_size`, and one tensor `head.weight`."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class DraftCard:
 
     tokenizer: fingerprint of the vocabulary; a target must have the same one.
     head_size: ids its exits can propose; the id map is the tensor `head_ids`.
+    own_heads, block_size: see `sorted_draft.Exits`.
     trained_tokens: 0 for a draft that was only cut.
     """
 
@@ -43,6 +45,8 @@ class DraftCard:
     head_size: int
     tokenizer: str
     eos_token_ids: tuple[int, ...]
+    own_heads: bool = False
+    block_size: int = 0
     trained_tokens: int = 0
     format: int = FORMAT
     lineage: dict[str, str] = field(default_factory=dict)
@@ -60,7 +64,7 @@ def read_card(folder: Path) -> DraftCard:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{path}: not a draft card: {error}") from None
-    if card.format != FORMAT:
+    if card.format not in (1, FORMAT):
         raise ModelError(f"{path}: format {card.format} is not {FORMAT}; cut or train it again")
     return card
 
@@ -71,14 +75,17 @@ def read(folder: Path) -> tuple[DraftCard, SortedDraft]:
     from safetensors.torch import load_file
 
     from s2d_ray.models.loading import read_config
-    from s2d_ray.models.sorted_draft import SortedDraft
+    from s2d_ray.models.sorted_draft import Exits, SortedDraft
 
     card = read_card(folder)
     try:
         tensors = load_file(folder / "draft.safetensors")
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{folder}/draft.safetensors: cannot be read: {error}") from None
-    draft = SortedDraft(read_config(folder), card.exit_layers, card.head_size)
+    if card.format == 1 and "head.weight" in tensors:
+        tensors["heads.0.weight"] = tensors.pop("head.weight")
+    exits = Exits(card.exit_layers, card.head_size, card.own_heads, card.block_size)
+    draft = SortedDraft(read_config(folder), exits)
     try:
         draft.load_state_dict(tensors)
     except RuntimeError as error:
@@ -166,11 +173,12 @@ def _cut_into(
     os.replace(partial, folder)
 
 
-def trimmed_ids(folder: Path, head_size: int) -> list[int]:
-    """The ids an exit head scores: specials, single characters, then the lowest ids.
+def trimmed_ids(folder: Path, head_size: int, counts: Mapping[int, int] | None = None) -> list[int]:
+    """The ids an exit head scores: specials, single characters and bytes, then the common ones.
 
-    Byte-pair merges are numbered by frequency, so low ids are the common ones; training replaces
-    this by counts. Raises ModelError if `head_size` exceeds the vocabulary.
+    counts: how often the ids were seen in a text. Where they do not tell, the lowest ids count as
+    the common ones: byte-pair merges are numbered by frequency.
+    Raises ModelError if `head_size` exceeds the vocabulary.
     """
     from tokenizers import Tokenizer
 
@@ -178,7 +186,12 @@ def trimmed_ids(folder: Path, head_size: int) -> list[int]:
     vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     if head_size > len(vocabulary):
         raise ModelError(f"draft.head_size: {head_size} is more than {len(vocabulary)} tokens")
+    seen = counts or {}
     always = set(tokenizer.get_added_tokens_decoder())
-    always |= {token_id for token, token_id in vocabulary.items() if len(token) == 1}
-    rest = sorted(set(vocabulary.values()) - always)
+    always |= {
+        token_id
+        for token, token_id in vocabulary.items()
+        if len(token) == 1 or text.BYTE_TOKEN.fullmatch(token)
+    }
+    rest = sorted(set(vocabulary.values()) - always, key=lambda each: (-seen.get(each, 0), each))
     return sorted([*always, *rest[: max(0, head_size - len(always))]])[:head_size]

@@ -1,8 +1,9 @@
 """The sorted draft: one network whose first layers are themselves usable models.
 
 A layer group is the family's own `transformers` model over a slice of its layers, fed hidden states
-and without its final norm. Sub-model s runs groups 0 … s, then its own exit norm, then a head over
-a trimmed vocabulary that all exits share. Groups have their own fill: see `engine/draft_engine.py`.
+and without its final norm. Sub-model s runs groups 0 … s, then its own exit block, if the draft has
+any, and its own exit norm, then a head over a trimmed vocabulary, which all exits share or each has
+for itself. Groups have their own fill: see `engine/draft_engine.py`.
 
 Source: S2D, arXiv 2407.01955 (sorted exits at 6/9/12 layers, cascade of confidences).
 """
@@ -10,7 +11,8 @@ Source: S2D, arXiv 2407.01955 (sorted exits at 6/9/12 layers, cascade of confide
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,32 +26,76 @@ from s2d_ray.models.kv_pool import BLOCK, Copy, KVPool, lazy_zeros
 from s2d_ray.models.ragged import make_pool, row_positions
 
 
-class SortedDraft(nn.Module):
-    """The network: layer groups, one exit norm per sub-model, one trimmed head.
+@dataclass(frozen=True)
+class Exits:
+    """What stands behind the layer groups.
 
+    own_heads: whether each exit has a head of its own. block_size: inner size of the exit blocks, 0
+    for none.
+    """
+
+    layers: tuple[int, ...]
+    head_size: int
+    own_heads: bool = False
+    block_size: int = 0
+
+
+class ExitBlock(nn.Module):
+    """A token-wise residual block before an exit's norm: x + up(silu(down(norm(x)))).
+
+    It has no attention, so no keys and values, and a row may leave at any exit as before.
+    """
+
+    def __init__(self, norm: nn.Module, hidden_size: int, inner_size: int) -> None:
+        super().__init__()
+        self.norm = norm
+        self.down = nn.Linear(hidden_size, inner_size, bias=False)
+        self.up = nn.Linear(inner_size, hidden_size, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[…, hidden] -> […, hidden]."""
+        change: Tensor = self.up(nn.functional.silu(self.down(self.norm(hidden))))
+        return hidden + change
+
+
+class SortedDraft(nn.Module):
+    """The network: layer groups; per sub-model an exit norm and maybe a block; trimmed heads.
+
+    config: of the trunk's layers or of more, which are left out.
     Its weights mean nothing until they are loaded; to draw random ones first would take longer.
     """
 
-    def __init__(
-        self, config: PretrainedConfig, exit_layers: Sequence[int], head_size: int
-    ) -> None:
+    def __init__(self, config: PretrainedConfig, exits: Exits) -> None:
         super().__init__()
-        self.config: Any = _layers_of(config, 0, exit_layers[-1])
-        self.exit_layers = tuple(exit_layers)
+        self.config: Any = _config_of(config, range(exits.layers[-1]))
+        self.exits = exits
+        self.exit_layers = exits.layers
+        width, count = self.config.hidden_size, len(exits.layers)
         with no_init_weights():
             trunk: Any = AutoModel.from_config(
                 self.config, attn_implementation=IMPLEMENTATION, dtype=torch.float32
             )
-            self.head = nn.Linear(self.config.hidden_size, head_size, bias=False)
-        final_norm, trunk.norm = trunk.norm, nn.Identity()
+            self.heads = nn.ModuleList(
+                nn.Linear(width, exits.head_size, bias=False)
+                for _ in range(count if exits.own_heads else 1)
+            )
+            final_norm, trunk.norm = trunk.norm, nn.Identity()
+            self.exit_blocks = nn.ModuleList(
+                ExitBlock(copy.deepcopy(final_norm), width, exits.block_size)
+                for _ in range(count if exits.block_size else 0)
+            )
         self.trunk = trunk
-        self.exit_norms = nn.ModuleList(copy.deepcopy(final_norm) for _ in exit_layers)
+        self.exit_norms = nn.ModuleList(copy.deepcopy(final_norm) for _ in range(count))
         self.head_ids: Tensor
-        self.register_buffer("head_ids", torch.zeros(head_size, dtype=torch.int64))
+        self.register_buffer("head_ids", torch.zeros(exits.head_size, dtype=torch.int64))
         self._groups: list[Any] = []
 
-    def split(self) -> None:
-        """Make the layer groups out of the trunk's present layers; call after loading weights."""
+    def split(self, attention: str = IMPLEMENTATION) -> None:
+        """Make the layer groups out of the trunk's present layers; call after loading weights.
+
+        attention: an implementation that `transformers` knows; only the default one runs packs.
+        """
+        self.trunk.set_attn_implementation(attention)
         bounds = (0, *self.exit_layers)
         self._groups = [
             _slice_of(self.trunk, first, last)
@@ -76,20 +122,33 @@ class SortedDraft(nn.Module):
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
 
+    def hidden_at_exits(self, token_ids: Tensor, num_submodels: int) -> list[Tensor]:
+        """Texts as wholes, for training: causal, each from position 0, padded behind its end.
+
+        Shapes: [texts, length] -> of each of the first exits, pre-norm [texts, length, hidden].
+        """
+        hidden: list[Tensor] = []
+        for group in self._groups[:num_submodels]:
+            inputs = {"inputs_embeds": hidden[-1]} if hidden else {"input_ids": token_ids}
+            hidden.append(group(**inputs, use_cache=False).last_hidden_state)
+        return hidden
+
     def exit_logits(self, submodel: int, hidden: Tensor) -> Tensor:
         """Scores of the trimmed vocabulary. [rows, hidden] -> [rows, head_size]."""
-        logits: Tensor = self.head(self.exit_norms[submodel](hidden))
+        if self.exits.block_size:
+            hidden = self.exit_blocks[submodel](hidden)
+        head = self.heads[submodel if self.exits.own_heads else 0]
+        logits: Tensor = head(self.exit_norms[submodel](hidden))
         cap: float | None = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
-def _layers_of(config: PretrainedConfig, first: int, last: int) -> PretrainedConfig:
-    """A config of layers first … last − 1 alone; what is said layer by layer is cut likewise."""
+def _config_of(config: PretrainedConfig, layers: Sequence[int]) -> PretrainedConfig:
+    """A config of some layers alone; what is said layer by layer is cut likewise."""
     part: Any = copy.deepcopy(config)
-    part.num_hidden_layers = last - first
+    part.num_hidden_layers = len(layers)
     if getattr(part, "layer_types", None):
-        part.layer_types = part.layer_types[first:last]
-    part._attn_implementation = IMPLEMENTATION
+        part.layer_types = [part.layer_types[layer] for layer in layers]
     result: PretrainedConfig = part
     return result
 
@@ -97,7 +156,7 @@ def _layers_of(config: PretrainedConfig, first: int, last: int) -> PretrainedCon
 def _slice_of(trunk: Any, first: int, last: int) -> Any:
     """The family's model over layers first … last − 1, sharing its modules with the trunk."""
     with torch.device("meta"):
-        part = type(trunk)(_layers_of(trunk.config, first, last))
+        part = type(trunk)(_config_of(trunk.config, range(first, last)))
     part.layers = nn.ModuleList(trunk.layers[first:last])
     part.embed_tokens = trunk.embed_tokens
     part.rotary_emb = trunk.rotary_emb
@@ -193,33 +252,67 @@ def staged_equals_whole(network: DraftNetwork) -> bool:
         network.pool.allocator.release(run)
 
 
-def cut_draft(base: nn.Module, head_ids: Sequence[int], exit_layers: Sequence[int]) -> SortedDraft:
-    """An untrained sorted draft from the first layers of a base model.
+def cut_draft(
+    base: nn.Module,
+    head_ids: Sequence[int],
+    exit_layers: Sequence[int],
+    *,
+    layers: Sequence[int] | None = None,
+    own_heads: bool = False,
+    block_size: int = 0,
+) -> SortedDraft:
+    """An untrained sorted draft out of a base model's layers.
 
-    Raises ModelError if the base has fewer layers than the deepest exit.
+    layers: which of the base's, increasing; by default the first, as many as the deepest exit has.
+    Raises ModelError if the base lacks one, or the deepest exit is not behind the last.
     """
     source: Any = base
-    if exit_layers[-1] > source.config.num_hidden_layers:
-        raise ModelError(
-            f"draft.exit_layers: {exit_layers[-1]} is more than the "
-            f"{source.config.num_hidden_layers} layers of the base model"
-        )
-    draft = SortedDraft(source.config, exit_layers, len(head_ids))
-    trunk_state = {
-        key: value
-        for key, value in source.model.state_dict().items()
-        if not key.startswith("norm.") and not _beyond(key, exit_layers[-1])
-    }
-    draft.trunk.load_state_dict(trunk_state)
+    exits = Exits(tuple(exit_layers), len(head_ids), own_heads, block_size)
+    kept = tuple(layers if layers is not None else range(exit_layers[-1]))
+    _check_layers(kept, exits.layers, source.config.num_hidden_layers)
+    draft = SortedDraft(_config_of(source.config, kept), exits)
+    place = {layer: number for number, layer in enumerate(kept)}
+    named = ((_renumbered(key, place), value) for key, value in source.model.state_dict().items())
+    draft.trunk.load_state_dict({key: value for key, value in named if key})
     ids = torch.tensor(head_ids)
     with torch.no_grad():
         for norm in draft.exit_norms.parameters():
             norm.copy_(source.model.norm.weight)
-        draft.head.weight.copy_(source.lm_head.weight[ids])
+        for head in draft.heads.parameters():
+            head.copy_(source.lm_head.weight[ids])
+        generator = torch.Generator().manual_seed(0)
+        for block in draft.exit_blocks:
+            _start_as_identity(block, source.model.norm.weight, generator)
     draft.head_ids.copy_(ids)
     return draft
 
 
-def _beyond(key: str, num_layers: int) -> bool:
+def _check_layers(kept: Sequence[int], exit_layers: Sequence[int], num_layers: int) -> None:
+    deepest = exit_layers[-1]
+    if max(deepest, kept[-1] + 1) > num_layers:
+        raise ModelError(
+            f"draft.exit_layers: {max(deepest, kept[-1] + 1)} is more than the {num_layers} layers "
+            "of the base model"
+        )
+    if deepest != len(kept):
+        raise ModelError(
+            f"draft.exit_layers: the deepest exit is behind layer {deepest}, but {len(kept)} "
+            "layers are kept"
+        )
+
+
+def _renumbered(key: str, place: Mapping[int, int]) -> str:
+    """The key of a base's tensor in the trunk; empty for one that the draft leaves out."""
     parts = key.split(".")
-    return parts[0] == "layers" and int(parts[1]) >= num_layers
+    if parts[0] == "norm":
+        return ""
+    if parts[0] != "layers":
+        return key
+    number = place.get(int(parts[1]))
+    return "" if number is None else ".".join(["layers", str(number), *parts[2:]])
+
+
+def _start_as_identity(block: Any, norm: Tensor, generator: torch.Generator) -> None:
+    block.norm.weight.copy_(norm)
+    nn.init.normal_(block.down.weight, std=block.down.in_features**-0.5, generator=generator)
+    nn.init.zeros_(block.up.weight)

@@ -30,7 +30,8 @@ from s2d_ray.models.tool_text import (
 
 REPLACEMENT = "\ufffd"
 
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+"""How tokenizers with byte fallback write a byte."""
 
 
 def _byte_level_alphabet() -> dict[str, int]:
@@ -158,7 +159,7 @@ class Text:
             return (token or "").encode()
         if self._is_byte_level:
             return bytes(_BYTE_OF.get(char, ord("?")) for char in token)
-        if hex_byte := _BYTE_TOKEN.fullmatch(token):
+        if hex_byte := BYTE_TOKEN.fullmatch(token):
             return bytes([int(hex_byte[1], 16)])
         return token.replace("\u2581", " ").encode()
 

@@ -140,7 +140,7 @@ def test_exits_deeper_than_the_base_leave_no_draft_behind(base: Path, cache: Pat
         ("not an object", "draft.json: not a draft card"),
         ("a field less", "draft.json: not a draft card"),
         ("an unknown field", "draft.json: not a draft card"),
-        ("another format", "draft.json: format 99 is not 1"),
+        ("another format", "draft.json: format 99 is not 2"),
     ],
 )
 def test_a_damaged_card_is_refused_in_one_line(draft: Path, damage: str, reason: str) -> None:

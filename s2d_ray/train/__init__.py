@@ -1,0 +1,1 @@
+"""Training of the sorted draft: corpus, training, evaluation of its exits."""
