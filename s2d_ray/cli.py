@@ -11,6 +11,7 @@ import typer
 from s2d_ray import __version__
 from s2d_ray.engine.messages import Mode
 from s2d_ray.errors import ConfigError, S2DError
+from s2d_ray.train import cli as train_commands
 
 app = typer.Typer(
     name="s2d",
@@ -154,6 +155,10 @@ def chat(
         json_output=json_output,
     )
     raise typer.Exit(status)
+
+
+app.command()(train_commands.corpus)
+app.command()(train_commands.train)
 
 
 _sub_commands = app.command(

@@ -55,7 +55,7 @@ def test_the_readme_shows_the_tree_that_is_there() -> None:
     assert folders <= package
     for folder in ("deployments", "docs", "tests"):
         assert f"{folder}/" in tree
-    for page in ("configuration", "api", "exactness", "benchmarks", "decisions"):
+    for page in ("configuration", "api", "training", "exactness", "benchmarks", "decisions"):
         assert (ROOT / "docs" / f"{page}.md").exists()
 
 

@@ -23,6 +23,7 @@ LAYERS = {
     "models": {"core", "models", "config", "errors"},
     "engine": {"core", "models", "engine", "config", "errors"},
     "policy": {"policy", "errors"},
+    "train": {"core", "models", "engine", "train", "config", "errors", "cli"},
 }
 """What each package may import of our own; a layer sees itself and those below."""
 
@@ -42,6 +43,7 @@ FREE_OF_TORCH = [
     "serve/openai/document.py",
     "serve/run_file.py",
     "serve/signals.py",
+    "train/cli.py",
 ]
 
 
@@ -139,6 +141,16 @@ def test_nobody_imports_serve_but_the_command_and_the_benchmarks() -> None:
         if our_package(name) == "serve"
     }
     assert importers <= {"serve", "cli", "bench"}
+
+
+def test_nobody_imports_train_but_the_command() -> None:
+    importers = {
+        package_of(path)
+        for path in MODULES
+        for name in imports(path)
+        if our_package(name) == "train"
+    }
+    assert importers == {"train", "cli"}
 
 
 def test_serve_loads_no_torch_before_a_replica_is_built() -> None:

@@ -1,0 +1,13 @@
+"""Choices of the commands, apart so that showing their help loads nothing."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Trunk(StrEnum):
+    """What of a draft's layers is trained: all of them, low-rank additions, or nothing."""
+
+    FULL = "full"
+    LOW_RANK = "low-rank"
+    FROZEN = "frozen"
