@@ -159,6 +159,7 @@ def chat(
 
 app.command()(train_commands.corpus)
 app.command()(train_commands.train)
+app.command("evaluate-draft")(train_commands.evaluate_draft)
 
 
 _sub_commands = app.command(

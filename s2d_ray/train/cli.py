@@ -168,3 +168,33 @@ def train(
             source, corpus, out, recipe, Leg(leg_minutes, checkpoint_minutes), say, advance
         )
     typer.echo(f"{out / 'draft'}{'' if ended else ' (the run is not at its end; call again)'}")
+
+
+def evaluate_draft(
+    draft: Annotated[Path, typer.Option(help="Folder of a draft.")],
+    corpus: Annotated[
+        list[Path], typer.Option(help="A finished corpus; once for each target, to which it leads.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder the tables and pictures are written to.")],
+    config: Config = None,
+    texts: Annotated[int, typer.Option(min=1, help="Held-out texts per temperature.")] = 64,
+    draws: Annotated[int, typer.Option(min=1, help="Noises at each position, over T = 0.")] = 2,
+) -> None:
+    """Measure each exit of a draft against targets: agreement, accepted length, calibration, cost.
+
+    The last line of the output is one JSON object; docs/training.md explains its figures.
+    """
+    from s2d_ray.cli import default_config
+    from s2d_ray.config import load_config
+
+    parsed = load_config(config or default_config())
+    from s2d_ray.train.evaluation import Scope, evaluate
+    from s2d_ray.train.evaluation_report import need_pictures, report
+    from s2d_ray.train.terminal import token_bar
+
+    need_pictures()
+    scope = Scope(texts, draws, max(1, parsed.plan.max_proposal))
+    with token_bar("evaluating", None) as (say, advance):
+        worths = evaluate(parsed, draft, corpus, scope, say, advance)
+    table, line = report(worths, scope, draft, out)
+    typer.echo(f"{table}\n\n{line}")

@@ -1,0 +1,228 @@
+"""`s2d evaluate-draft`: what each exit of a draft is worth to each target, on held-out texts.
+
+Exits guess behind the target's own tokens. Texts of the temperature nearest to the one evaluated
+are read, and the target scores them anew, over its full vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2d_ray.config import AppConfig, DraftConfig, TargetConfig
+from s2d_ray.errors import DataError, ModelError
+from s2d_ray.models import draft_files, sources
+from s2d_ray.models.attention import Segment
+from s2d_ray.models.loading import choose_device, load_target_decoder
+from s2d_ray.models.ragged import RaggedModel
+from s2d_ray.models.sorted_draft import DraftNetwork, SortedDraft
+from s2d_ray.train.acceptance import (
+    Bin,
+    Coupled,
+    accepted_length,
+    calibration_error,
+    couple,
+    draw_targets,
+    reliability,
+)
+from s2d_ray.train.corpus import target_of
+from s2d_ray.train.corpus_card import Corpus, load_corpus
+from s2d_ray.train.corpus_files import Answer
+from s2d_ray.train.lineage import hash_of_weights
+from s2d_ray.train.step_costs import StepCosts, step_costs
+from s2d_ray.train.trunk import attention_of
+
+TEMPERATURES = (0.0, 0.7, 1.0)
+COST_CACHE_TOKENS = 512
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """How much is evaluated. texts: held-out ones per temperature. draws: seeds of noise at each
+    position. depth: guesses of a chain."""
+
+    texts: int
+    draws: int
+    depth: int
+
+
+@dataclass(frozen=True)
+class ExitWorth:
+    """One exit at one temperature."""
+
+    accepted_length: float
+    acceptance: float
+    optimum: float
+    bins: tuple[Bin, ...]
+
+
+@dataclass(frozen=True)
+class Worth:
+    """All exits for one target. by_exit: worth by exit layer and temperature."""
+
+    target: str
+    num_tokens: int
+    by_exit: dict[int, dict[float, ExitWorth]]
+    costs: StepCosts
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """The published keys, by exit."""
+        return {
+            str(layers): {
+                "agreement": round(by_temperature[0.0].acceptance, 4),
+                "expected_accepted_length": _by(by_temperature, lambda w: w.accepted_length),
+                "coupled_over_optimal": _by(
+                    by_temperature, lambda w: w.acceptance / w.optimum if w.optimum else 1.0
+                ),
+                "calibration_error": _by(by_temperature, lambda w: calibration_error(w.bins)),
+                "acceptance": _by(by_temperature, lambda w: w.acceptance),
+                "optimum": _by(by_temperature, lambda w: w.optimum),
+                "cost": {
+                    "step_ms": round(self.costs.draft_ms[exit_], 3),
+                    "of_target_step": round(self.costs.of_target[exit_], 4),
+                },
+            }
+            for exit_, (layers, by_temperature) in enumerate(self.by_exit.items())
+        }
+
+
+def _by(worths: dict[float, ExitWorth], read: Callable[[ExitWorth], float]) -> dict[str, float]:
+    return {f"{temperature:g}": round(read(worth), 4) for temperature, worth in worths.items()}
+
+
+def evaluate(
+    config: AppConfig,
+    folder: Path,
+    corpora: Sequence[Path],
+    scope: Scope,
+    say: Say,
+    advance: Callable[[int], None],
+) -> list[Worth]:
+    """Evaluate the draft in `folder` for the target of each corpus.
+
+    say: takes lines for the user. advance: takes numbers of evaluated positions.
+    Raises S2DError if draft, corpora and config do not belong together.
+    """
+    card, draft = draft_files.read(folder)
+    loaded = [(path, load_corpus(path)) for path in corpora]
+    for path, corpus in loaded:
+        if corpus.settings.tokenizer != card.tokenizer:
+            raise ModelError(f"{path}: its vocabulary is not the draft's")
+    draft.eval().requires_grad_(False).split(attention_of(draft.config))
+    network = _served(config, folder)
+    found = []
+    for path, corpus in loaded:
+        model = _load_target(target_of(config, corpus.settings.target), path, corpus, say)
+        say(f"evaluating for {corpus.settings.target}")
+        found.append(_evaluate_for(model, draft, corpus, scope, network, advance))
+    return found
+
+
+def _served(config: AppConfig, folder: Path) -> DraftNetwork:
+    """The draft as the config's draft is run: its device and precision."""
+    served = config.draft or DraftConfig(checkpoint=str(folder))
+    device = choose_device(served.device)
+    return draft_files.load_network(folder, served.precision, device, COST_CACHE_TOKENS)
+
+
+def _load_target(target: TargetConfig, path: Path, corpus: Corpus, say: Say) -> RaggedModel:
+    settings = corpus.settings
+    say(f"loading {settings.target}")
+    folder = sources.resolve(target.model, report=say)
+    if hash_of_weights(folder) != settings.weights or target.precision != settings.precision:
+        raise DataError(
+            f"{path}: was written by {settings.model} in {settings.precision}, which is not what "
+            f"the config calls {settings.target}"
+        )
+    decoder = load_target_decoder(
+        folder, target.precision, choose_device(target.device), target.num_gpus
+    )
+    return RaggedModel(decoder, target.max_context)
+
+
+def _evaluate_for(
+    model: RaggedModel,
+    draft: SortedDraft,
+    corpus: Corpus,
+    scope: Scope,
+    network: DraftNetwork,
+    advance: Callable[[int], None],
+) -> Worth:
+    worths: dict[int, dict[float, ExitWorth]] = {layers: {} for layers in draft.exit_layers}
+    num_tokens = 0
+    for temperature in TEMPERATURES:
+        seeds = range(1, (scope.draws if temperature else 1) + 1)
+        coupled: dict[int, list[Coupled]] = {layers: [] for layers in draft.exit_layers}
+        for answer in _nearest(corpus.held_out, temperature)[: scope.texts]:
+            for layers, one in _couple(model, draft, answer, temperature, seeds).items():
+                coupled[layers].append(one)
+            num_tokens += len(answer.output_ids)
+            advance(len(answer.output_ids))
+        for layers, texts in coupled.items():
+            worths[layers][temperature] = _worth(texts, scope.depth)
+    return Worth(corpus.settings.target, num_tokens, worths, step_costs(network, model))
+
+
+def _nearest(answers: Sequence[Answer], temperature: float) -> list[Answer]:
+    """The texts that were drawn nearest to a temperature."""
+    away = min(abs(answer.temperature - temperature) for answer in answers)
+    return [answer for answer in answers if abs(answer.temperature - temperature) <= away]
+
+
+@torch.inference_mode()
+def _couple(
+    model: RaggedModel,
+    draft: SortedDraft,
+    answer: Answer,
+    temperature: float,
+    seeds: Sequence[int],
+) -> dict[int, Coupled]:
+    """Each exit's guesses over one text."""
+    first = len(answer.prompt_ids)
+    ids = np.concatenate([answer.prompt_ids, answer.output_ids])[:-1].tolist()
+    target = _target_logits(model, ids, first - 1)
+    drawn = draw_targets(target, temperature, seeds, first)
+    hidden = draft.hidden_at_exits(torch.tensor([ids]), draft.num_submodels)
+    return {
+        layers: couple(
+            draft.exit_logits(exit_, hidden[exit_][0, first - 1 :]),
+            draft.head_ids,
+            target,
+            drawn,
+            temperature,
+            seeds,
+            first,
+        )
+        for exit_, layers in enumerate(draft.exit_layers)
+    }
+
+
+def _target_logits(model: RaggedModel, ids: list[int], first: int) -> Tensor:
+    """Scores behind the rows from `first` on. -> [rows, vocab] float32 on the CPU"""
+    run = model.pool.allocator.reserve(len(ids))
+    if run is None:
+        raise DataError(f"a text of {len(ids)} tokens is longer than the target's max_context")
+    try:
+        logits = model.forward(ids, [Segment(run, 0, len(ids))], range(first, len(ids)))
+    finally:
+        model.pool.allocator.release(run)
+    return logits.float().cpu()
+
+
+def _worth(texts: Sequence[Coupled], depth: int) -> ExitWorth:
+    accepted = torch.cat([text.accepted.flatten() for text in texts])
+    confidence = torch.cat([text.confidence.flatten() for text in texts])
+    return ExitWorth(
+        accepted_length([text.accepted.mean(dim=1) for text in texts], depth),
+        float(accepted.mean()),
+        float(torch.cat([text.optimum for text in texts]).mean()),
+        tuple(reliability(confidence, accepted)),
+    )
