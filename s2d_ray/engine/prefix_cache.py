@@ -63,7 +63,7 @@ class PrefixCache:
 
         The copy is of the longest known prefix of `ids` but the last one, perhaps of no tokens.
         """
-        lender, num_common = self._find(ids, salt)
+        lender, num_common = self.find(ids, salt)
         run = self._make_room(num_tokens, keep=lender)
         if run is None and lender is not None and lender.held:
             self._drop(lender)
@@ -92,7 +92,7 @@ class PrefixCache:
             self.discard(run, lender)
             return
         if lender is not None:
-            self._forget(lender)
+            self.withdraw(lender)
         kept = Lender(self._allocator.shrink(run, len(ids)), tuple(ids), salt, held=True)
         for key in kept.prefixes:
             self._index[key] = kept  # the latest text is the likeliest to go on
@@ -101,10 +101,10 @@ class PrefixCache:
     def discard(self, run: Run, lender: Lender | None) -> None:
         """Take back a run whose content is not to be trusted."""
         if lender is not None:
-            self._forget(lender)
+            self.withdraw(lender)
         self._allocator.release(run)
 
-    def _find(self, ids: Sequence[int], salt: str) -> tuple[Lender | None, int]:
+    def find(self, ids: Sequence[int], salt: str) -> tuple[Lender | None, int]:
         """Who holds the longest prefix, and how long it is. The last id is always computed anew."""
         if not self._enabled:
             return None, 0
@@ -127,10 +127,11 @@ class PrefixCache:
 
     def _drop(self, lender: Lender) -> None:
         del self._held[lender]
-        self._forget(lender)
+        self.withdraw(lender)
         self._allocator.release(lender.run)
 
-    def _forget(self, lender: Lender) -> None:
+    def withdraw(self, lender: Lender) -> None:
+        """Let nobody copy from a run any more."""
         for key in lender.prefixes:
             if self._index.get(key) is lender:
                 del self._index[key]
