@@ -185,9 +185,8 @@ def alone(family: str, one: Story) -> RowReply:
 
 def random_plan(rng: random.Random) -> Plan:
     """Often deep, often shallow; chains and trees; some with a stop rule."""
-    exits = (rng.choice([0.0, 0.3, 0.6, 1.1]), rng.choice([0.0, 0.4, 1.1]))
     return Plan(
-        exits,
+        rng.choice([(0.0, 0.0), (0.3, 0.4), (0.6, 1.1), (1.1, 0.0), (1.1, 1.1), (1.1, 1.1)]),
         rng.choice([0.0, 0.0, 0.0, 0.1, 0.4]),
         rng.choice([1, 2, 4, 4, 6]),
         rng.choice([1, 1, 2, 3]),
@@ -228,14 +227,14 @@ def grow(rng: random.Random, family: str, one: Story, reply: RowReply) -> int:
     while num_right < min(len(spine), len(truth) - 1) and spine[num_right] == truth[num_right]:
         num_right += 1
     surprise = rng.random()
-    if surprise < 0.2:
+    if surprise < 0.1:
         num_right = rng.randint(0, num_right)
         one.ids += [*truth[:num_right], rng.randrange(1, VOCAB_SIZE)]
-    elif surprise < 0.3:
+    elif surprise < 0.15:
         num_right = 0
         one.ids.append(truth[0])
     else:
-        one.ids += truth[: num_right + (2 if surprise < 0.4 else 1)]
+        one.ids += truth[: num_right + (2 if surprise < 0.25 else 1)]
     return num_right
 
 

@@ -128,15 +128,16 @@ class Traffic:
         self.accepted[grow(self.rng, self.family, one, row)] += 1
 
 
-@pytest.mark.parametrize("run_ahead", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "run_ahead"), [("llama", False), ("llama", True), ("gemma3_text", True)]
+)
 def test_interleaved_sessions_are_guessed_as_each_alone(family: str, run_ahead: bool) -> None:
     """Six texts of two targets that begin alike, a cache for three or four, calls that arrive
     between any two steps or are given up, changing plans, temperatures and hints, rejections at any
     depth, lazy groups that catch up; with run-ahead also in every idle step. Counted, so that
     nothing passes by not happening."""
     traffic = Traffic(family, 11, run_ahead=run_ahead)
-    for _ in range(700):
+    for _ in range(600):
         traffic.turn()
     counters = traffic.engine.counters
     assert traffic.num_given_up > 2

@@ -168,9 +168,10 @@ def test_a_group_that_lags_too_far_ends_it(decoder: Any) -> None:
     """Shallow guesses until one ahead should go deeper and may not: it is not kept, and nothing is
     warmed for it. The row that comes is held back itself."""
     longer = replace(SHALLOW, max_proposal=9)
+    searched = Targets(make_engine(decoder, run_ahead=False)[0])
     for seed in range(100):
         one = story("x", seed=seed, plan=longer)
-        guessed = Targets(make_engine(decoder, run_ahead=False)[0]).settle(replace(one))
+        guessed = searched.settle(replace(one, name=f"seed {seed}"))
         sure, ahead = guessed.confidences[:6], guessed.confidences[6:]
         if len(ahead) == 3 and ahead[0] < min(sure):
             break
@@ -184,6 +185,32 @@ def test_a_group_that_lags_too_far_ends_it(decoder: Any) -> None:
     assert targets.settle(one).tokens[:2] == guessed.tokens[5:7]
     assert engine.counters["run_ahead_hits"] == 1
     assert engine.counters["rows_stopped_by_debt"] >= 1
+
+
+def test_a_row_is_held_back_as_without_run_ahead(decoder: Any) -> None:
+    """The fork caught up on the last position where it still might. The row that comes is one
+    position later and may not, so it gets the shallow guess that it would always have got."""
+    plan = Plan((0.5, 0.0), max_proposal=6)
+    searched = Targets(make_engine(decoder, run_ahead=False)[0])
+    for seed in range(300):
+        one = story("x", seed=seed, plan=plan)
+        guessed = searched.settle(replace(one, name=f"seed {seed}"))
+        if guessed.drafted_by == (1, 1, 1, 1, 2, 2):
+            break
+    one.plan = replace(plan, max_proposal=4)
+    replies = []
+    for run_ahead in (False, True):
+        text = replace(one, ids=one.ids.copy())
+        max_debt = len(text.ids) + 4
+        engine, _ = make_engine(decoder, run_ahead=run_ahead, max_debt=max_debt)
+        targets = Targets(engine)
+        targets.settle(text)
+        assert idle(engine) == 5 * run_ahead
+        text.ids += guessed.tokens[:5]
+        replies.append(targets.settle(text))
+        assert engine.counters["rows_stopped_by_debt"] > 0
+    assert replies[1] == replies[0]
+    assert replies[0].drafted_by[0] == 1
 
 
 def test_no_step_runs_ahead_while_a_call_is_unanswered(decoder: Any) -> None:
