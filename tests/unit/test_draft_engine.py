@@ -230,6 +230,17 @@ def test_a_proposal_ends_at_an_end_token(decoder: Any) -> None:
     assert Targets(engine).settle(one).tokens == (first, second)
 
 
+def test_a_tree_has_the_width_of_its_plan_on_each_level(decoder: Any) -> None:
+    """Guesses hang behind the likeliest one of the level before, and the spine is the chain."""
+    plan = replace(DEEP, tree_width=3, tree_depth=2)
+    one = story("x", plan=plan)
+    reply = Targets(make_engine(decoder)[0]).settle(one)
+    assert reply.parents == (0, 0, 0, 1, 1, 1, 4, 7)
+    assert reply.ranks == (0, 1, 2, 0, 1, 2, 0, 0)
+    spine = tuple(reply.tokens[node] for node in (0, 3, 6, 7))
+    assert spine == tuple(token for token, _, _ in imagine(decoder, replace(one, plan=DEEP)))
+
+
 @pytest.mark.parametrize("room", [1, 2, 3])
 def test_a_proposal_never_outgrows_the_text(decoder: Any, room: int) -> None:
     """The run was reserved for `max_length`; a guess beyond it would write into a neighbour's."""
@@ -458,22 +469,37 @@ def test_a_text_that_begins_like_one_of_another_target_is_computed_from_there(
     assert network.copies == [128]
 
 
-def test_guesses_are_not_lent_before_they_are_committed(decoder: Any) -> None:
+@pytest.mark.parametrize("ended", [False, True])
+def test_guesses_are_not_lent_before_they_are_committed(decoder: Any, ended: bool) -> None:
     """The last of 128 ids is a guess when it is computed; a text with the same id there must wait
-    for the call that commits it."""
+    for the call that commits it, which never comes if the text ends."""
     engine, network = make_engine(decoder)
     targets = Targets(engine)
     one = story("x", length=126, plan=DEEP, max_length=140)
     one.ids += targets.settle(one).tokens[:1]
-    assert len(one.ids) == 127
     guessed = targets.settle(one).tokens
+    targets.send(story("w"), closed=("x",) if ended else ())
+    run(engine)
     same = Story("y", [*one.ids, *guessed, 1], DEEP, max_length=140, replica="b")
     targets.settle(same)
     assert network.copies == [64]
-    one.ids += guessed
+    if not ended:
+        one.ids += guessed
+        targets.settle(one)
+        targets.settle(replace(same, name="z", base=0))
+        assert network.copies == [64, 128]
+
+
+def test_what_only_the_first_group_has_computed_is_not_lent(decoder: Any) -> None:
+    """A text at the shallow exit has no keys of the deep groups to give."""
+    engine, network = make_engine(decoder, prefill_chunk=256, max_debt=256)
+    targets = Targets(engine)
+    one = story("x", length=100, plan=SHALLOW, max_length=140)
+    one.ids += targets.settle(one).tokens
     targets.settle(one)
-    targets.settle(replace(same, name="z", base=0))
-    assert network.copies == [64, 128]
+    other = Story("y", [*one.ids, 5], DEEP, max_length=140, replica="b")
+    assert_guessed(targets.settle(other), imagine(decoder, other))
+    assert network.copies == []
 
 
 def test_two_targets_that_send_one_prompt_at_once_compute_it_once(decoder: Any) -> None:

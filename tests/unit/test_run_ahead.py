@@ -224,6 +224,7 @@ def test_no_step_runs_ahead_while_a_call_is_unanswered(decoder: Any) -> None:
         assert engine.counters["run_ahead_steps"] == 0
         if all(call.done for call in engine._calls):
             engine.step(0.0)
+            assert engine.counters["run_ahead_steps"] == 0
             engine.finished()
     assert idle(engine) > 0
 
@@ -247,6 +248,23 @@ def test_a_session_that_is_gone_is_not_run_ahead_of(decoder: Any) -> None:
     run(engine)
     assert engine.is_idle
     assert network.pool.allocator.num_free_blocks == 1
+
+
+def test_a_session_opened_anew_takes_nothing_of_the_lost_one(decoder: Any) -> None:
+    """What was guessed ahead was computed in the lost session's run, so the new one, of the same
+    name and text, drafts for itself, now and in the round after."""
+    engine, _ = make_engine(decoder, cache_tokens=BLOCK)
+    targets = Targets(engine)
+    one = story("x", plan=DEEP)
+    truth = told(decoder, one, 14)
+    targets.settle(one)
+    idle(engine)
+    targets.settle(story("y", plan=DEEP, replica="b"))
+    one.ids, one.base = [*one.ids, *truth[:5]], 0
+    assert list(targets.settle(one).tokens) == truth[5:9]
+    assert engine.counters["run_ahead_hits"] == 0
+    one.ids += truth[5:10]
+    assert list(targets.settle(one).tokens) == truth[10:14]
 
 
 def test_after_a_prefill_it_guesses_behind_the_prompt(decoder: Any) -> None:
