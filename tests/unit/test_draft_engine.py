@@ -600,3 +600,18 @@ def test_a_row_whose_deep_groups_lag_too_far_stops_at_its_shallow_exit(decoder: 
     one.base = len(one.ids) - 1
     assert_guessed(targets.ask(one)[0], imagine(decoder, one))
     assert engine.counters["rows_stopped_by_debt"] == 1
+
+
+def test_a_row_that_is_held_back_is_caught_up_once_it_is_answered(decoder: Any) -> None:
+    """Not between its steps: then its depth would depend on when prefill steps come."""
+    engine, _ = make_engine(decoder, max_debt=10, prefill_chunk=32)
+    targets = Targets(engine)
+    one = story("x", plan=replace(DEEP, max_proposal=8))
+    targets.send(one)
+    for _ in range(8):
+        engine.step(0.0)
+    assert engine.counters["warm_steps"] == 0
+    ((_, reply),) = engine.finished()
+    assert reply.rows[0].drafted_by == (2,) * 8
+    run(engine)
+    assert engine.counters["warm_steps"] == 1

@@ -84,8 +84,9 @@ def test_a_proposal_that_was_guessed_ahead_takes_no_step(decoder: Any) -> None:
 def test_a_call_takes_what_there_is_and_drafts_the_rest(
     decoder: Any, num_ahead: int, num_saved: int
 ) -> None:
-    """A call may come in after any step; each token guessed ahead saves one."""
-    engine, _ = make_engine(decoder)
+    """A call may come in after any step; each token guessed ahead saves one, and what was computed
+    for it is not computed again."""
+    engine, network = make_engine(decoder)
     targets = Targets(engine)
     one = story("x", plan=DEEP)
     truth = told(decoder, one, 9)
@@ -93,9 +94,12 @@ def test_a_call_takes_what_there_is_and_drafts_the_rest(
     for _ in range(num_ahead):
         engine.step(0.0)
     one.ids += truth[:5]
+    network.runs.clear()
     before = engine.counters["steps"]
     assert list(targets.settle(one).tokens) == truth[5:9]
     assert engine.counters["steps"] - before == 4 - num_saved
+    if 0 < num_saved < 4:
+        assert network.runs == [(group, [1]) for group in range(3)] * (4 - num_saved)
 
 
 @pytest.mark.parametrize(
@@ -219,13 +223,11 @@ def test_no_step_runs_ahead_while_a_call_is_unanswered(decoder: Any) -> None:
     targets = Targets(engine)
     targets.settle(story("x", plan=DEEP))
     targets.send(story("y", 150, max_length=192, replica="b"), story("x", plan=DEEP))
-    while engine.has_work:
+    for _ in range(20):
         engine.step(0.0)
-        assert engine.counters["run_ahead_steps"] == 0
-        if all(call.done for call in engine._calls):
-            engine.step(0.0)
-            assert engine.counters["run_ahead_steps"] == 0
-            engine.finished()
+    assert engine.has_work
+    assert engine.counters["run_ahead_steps"] == 0
+    engine.finished()
     assert idle(engine) > 0
 
 
