@@ -114,11 +114,10 @@ class KVPool:
         self._values = [lazy_zeros(shape, dtype, device) for device in devices]
         self.bytes_written = 0
 
-    def write(self, layer: int, slot: int, keys: Tensor, values: Tensor) -> None:
-        """Store rows from `slot` on. Shapes: [kv_heads, rows, head_dim]."""
-        end = slot + keys.shape[1]
-        self._keys[layer][:, slot:end] = keys
-        self._values[layer][:, slot:end] = values
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store rows, each in its slot. Shapes: slots [rows], [kv_heads, rows, head_dim]."""
+        self._keys[layer].index_copy_(1, slots, keys)
+        self._values[layer].index_copy_(1, slots, values)
         self.bytes_written += 2 * keys.numel() * keys.element_size()
 
     def copy(self, copy: Copy) -> None:
@@ -130,7 +129,16 @@ class KVPool:
             layer[:, target] = layer[:, source].clone() if overlap else layer[:, source]
             self.bytes_written += layer[:, target].numel() * layer.element_size()
 
-    def view(self, layer: int, start: int, num_keys: int) -> tuple[Tensor, Tensor]:
-        """Keys and values from slot `start` on, without a copy. [kv_heads, keys, head_dim]."""
-        stretch = slice(start, start + num_keys)
-        return self._keys[layer][:, stretch], self._values[layer][:, stretch]
+    def view(
+        self, layer: int, start: int, num_keys: int, num_blocks: int, distance: int
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values from slots start + i * distance on, without a copy.
+
+        [num_blocks, kv_heads, num_keys, head_dim].
+        """
+        whole = self._keys[layer]
+        head, slot, _ = whole.stride()
+        shape = (num_blocks, whole.shape[0], num_keys, whole.shape[2])
+        strides = (distance * slot, head, slot, 1)
+        keys = whole.as_strided(shape, strides, start * slot)
+        return keys, self._values[layer].as_strided(shape, strides, start * slot)

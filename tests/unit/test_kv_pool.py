@@ -77,20 +77,21 @@ TestAllocator = AllocatorMachine.TestCase
 
 
 def test_what_is_written_is_viewed_and_a_view_is_no_copy() -> None:
-    """Attention reads a run in place: a view shares the pool's memory and sees later writes."""
+    """Attention reads runs in place: a view shares the pool's memory and sees later writes."""
     pool = KVPool([CPU, CPU], 3, 8, 256, torch.float32)
-    run = pool.allocator.reserve(100)
-    assert run is not None
     keys, values = torch.randn(3, 5, 8), torch.randn(3, 5, 8)
-    before, _ = pool.view(1, run.start, 64)
-    pool.write(1, run.start + 20, keys, values)
-    seen_keys, seen_values = pool.view(1, run.start, 64)
-    assert torch.equal(seen_keys[:, 20:25], keys)
-    assert torch.equal(seen_values[:, 20:25], values)
+    before, _ = pool.view(1, 64, 64, 1, 0)
+    pool.write(1, torch.tensor([84, 85, 86, 87, 200]), keys, values)
+    seen_keys, seen_values = pool.view(1, 64, 64, 1, 0)
+    assert torch.equal(seen_keys[0, :, 20:24], keys[:, :4])
+    assert torch.equal(seen_values[0, :, 20:24], values[:, :4])
     assert before.data_ptr() == seen_keys.data_ptr()
     assert torch.equal(before, seen_keys)
-    other_layer, _ = pool.view(0, run.start, 64)
+    other_layer, _ = pool.view(0, 64, 64, 1, 0)
     assert not other_layer.any()
+    both, _ = pool.view(1, 64, 64, 2, 100)
+    assert torch.equal(both[0], seen_keys[0])
+    assert torch.equal(both[1, :, 36], keys[:, 4])
 
 
 @pytest.mark.parametrize("num_sequences", [1, 3])
@@ -112,7 +113,7 @@ def test_the_bytes_a_decode_step_writes_do_not_depend_on_the_context(num_sequenc
 def test_an_unwritten_pool_is_zero_in_every_dtype(dtype: torch.dtype) -> None:
     """Masked keys meet finite numbers, never leftovers that could be NaN."""
     pool = KVPool([CPU], 2, 4, 128, dtype)
-    keys, values = pool.view(0, 0, 128)
+    keys, values = pool.view(0, 0, 128, 1, 0)
     assert keys.dtype == values.dtype == dtype
     assert not keys.any()
     assert not values.any()
