@@ -12,6 +12,7 @@ keys are rows of one block while they fit in it, so that padding is paid once fo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from s2d_ray.core.threads import OneThread
 from s2d_ray.models.kv_pool import BLOCK, KVPool, Run
 from s2d_ray.models.layout import Bucket, Call, Layout, Turn, lay_out
 
@@ -178,15 +180,11 @@ def _attend(
     """
     if softcap is not None:
         return _capped_attention(call.queries, keys, values, call.mask, scaling, softcap)
-    num_threads = torch.get_num_threads()
-    if call.queries.numel() * call.num_keys < _ONE_THREAD:
-        torch.set_num_threads(1)
-    try:
+    is_small = call.queries.numel() * call.num_keys < _ONE_THREAD
+    with OneThread() if is_small else nullcontext():
         return F.scaled_dot_product_attention(
             call.queries, keys, values, attn_mask=call.mask, scale=scaling
         )
-    finally:
-        torch.set_num_threads(num_threads)
 
 
 def _capped_attention(
