@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from s2d_ray.core.hashing import GOLDEN, MIX_1, MIX_2, position_key
+from s2d_ray.core.places import places
 
 MIN_NOISE, MAX_NOISE = -3.14, 22.88
 """Bounds of all noise, since hashes have 32 bits."""
@@ -99,18 +100,18 @@ def _rivals(logits: Tensor, temperature: float, seed: int, position: int) -> Ten
     """
     best = logits.max()
     is_likely = logits >= best - LIKELY * temperature
-    likely = torch.nonzero(is_likely).squeeze(1)
+    likely = places(is_likely)
     lead = perturbed_scores(logits[likely], temperature, seed, position, likely).max()
     score, goal = float(best), float(lead)
     # What rounding can add to a score, generously, as noise.
     slack = 8 * torch.finfo(logits.dtype).eps * (abs(score) + abs(goal)) / temperature + 1e-4
-    in_reach = logits >= goal - temperature * (MAX_NOISE + slack)
-    if int(torch.count_nonzero(in_reach)) < len(logits) // _WORTH_PICKING:
-        return torch.nonzero(in_reach).squeeze(1)
+    in_reach = places(logits >= goal - temperature * (MAX_NOISE + slack))
+    if len(in_reach) < len(logits) // _WORTH_PICKING:
+        return in_reach
     ids = torch.arange(len(logits), device=logits.device)
     least_noise = (goal - score) / temperature + LIKELY - slack
     if not least_noise > MIN_NOISE:
         return ids
     most = -math.expm1(-math.exp(-least_noise)) * 2.0**32
     can_win = _hashes(seed, position, ids) <= math.ceil(most)
-    return torch.nonzero(can_win.logical_or_(is_likely)).squeeze(1)
+    return places(can_win.logical_or_(is_likely))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from s2d_ray.core.params import SamplingParams
+from s2d_ray.core.places import places
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def ban(logits: Tensor, past: Past) -> Tensor:
 def keep_top_k(scores: Tensor, top_k: int) -> Tensor:
     """Places of the k best scores, rising; those that tie with the k-th stay. [n] -> [kept]."""
     kth_best = torch.topk(scores, top_k).values[-1]
-    return torch.nonzero(scores >= kth_best).squeeze(1)
+    return places(scores >= kth_best)
 
 
 def keep_top_p(scores: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -119,7 +120,7 @@ def keep_top_p(scores: Tensor, temperature: float, top_p: float) -> Tensor:
     # All below the floor are half as likely as what may be left out, so the rest nearly always
     # tells; it holds every one that is as likely as its last.
     floor = (1.0 - top_p) / 2.0 / len(scores)
-    likely = torch.nonzero(probabilities >= floor).squeeze(1)
+    likely = places(probabilities >= floor)
     kept = _nucleus(probabilities[likely], top_p)
     if len(kept) == len(likely) < len(scores):
         return _nucleus(probabilities, top_p).sort().values
@@ -142,7 +143,7 @@ def keep_min_p(scores: Tensor, temperature: float, min_p: float) -> Tensor:
     Source: Nguyen et al., arXiv 2407.01082. Probabilities are those at `temperature`.
     """
     floor = scores.max() + temperature * math.log(min_p)
-    return torch.nonzero(scores >= floor).squeeze(1)
+    return places(scores >= floor)
 
 
 def _ids(ids: Sequence[int], like: Tensor) -> Tensor:
