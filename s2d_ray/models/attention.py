@@ -7,6 +7,7 @@ query rows of one call lie in one bucket of 64 positions, their number is padded
 64, and keys run to the end of the bucket under a -inf mask; in a layer with a sliding window they
 begin where a block of 64 does, before the window of the bucket's first row. Query heads that share
 keys are rows of one block while they fit in it, so that padding is paid once for all of them.
+Which rows share a call is decided once per forward, in `layout.py`.
 """
 
 from __future__ import annotations
