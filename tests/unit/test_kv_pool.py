@@ -99,7 +99,7 @@ class AllocatorMachine(RuleBasedStateMachine):
 
 
 # Runs never overlap, a run is refused only if no gap is long enough, and released gaps join: the
-# longest gap that the allocator serves is always the longest there is. A run that cannot grow stays.
+# longest gap that the allocator serves is always the longest there is. What cannot grow stays.
 AllocatorMachine.TestCase.settings = settings(max_examples=60, deadline=None)
 TestAllocator = AllocatorMachine.TestCase
 
