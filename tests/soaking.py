@@ -1,7 +1,8 @@
 """Random traffic through two targets and their shared draft, compared with plain runs.
 
 Everything runs in this process, on tiny models whose layers keep bits. Caches are so small that
-draft sessions are evicted, and clients leave at any moment.
+draft sessions are evicted and that texts of the second target are preempted and moved, and clients
+leave at any moment.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from tests.targets import Client, Job, make_engine, send, wait_for
 from tests.tiny import EOS, VOCAB_SIZE, threads, tiny_decoder, tiny_draft_network, tiny_text
 
 WAVE = 24
+CACHE_TOKENS = (2_048, 576)
+"""Of each target: room for all that it runs, and for little more than its longest text."""
+
 PATIENCE_S = 60.0
 
 
@@ -85,7 +89,7 @@ def make_target(number: int, draft_loop: DraftLoop) -> Target:
     client = DraftClient(deadline_s=5.0, force_deadline_s=30.0)
     client.connect(draft_loop.submit, epoch=1)
     decoder = tiny_decoder("llama", torch.float32, layers=2, seed=1 + number, linear="packed")
-    model = RaggedModel(decoder, cache_tokens=2_048)
+    model = RaggedModel(decoder, CACHE_TOKENS[number])
     batch = make_engine(
         model,
         tiny_text(),
@@ -109,7 +113,7 @@ def random_job(rng: random.Random, name: str) -> Job:
     elif rng.random() < 0.4:
         prompt = [*range(2, 90), *range(2, 60), *prompt[:40]]
     fields = dict(rng.choice(list(FEATURES.values())))
-    fields.setdefault("max_tokens", 60 if fields.get("format") else rng.choice([1, 2, 20, 70]))
+    fields.setdefault("max_tokens", 60 if fields.get("format") else rng.choice([1, 2, 20, 70, 250]))
     plan = Plan(
         (rng.choice([0.0, 0.3, 1.0]),),
         rng.choice([0.0, 0.0, 0.1]),

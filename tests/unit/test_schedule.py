@@ -179,7 +179,7 @@ def test_the_oldest_text_gains_in_every_step_so_all_texts_end_and_are_right(
 def test_the_youngest_gives_way_waits_in_front_and_goes_on() -> None:
     house = House(3)
     for _ in range(3):
-        house.add([5] * 62, max_tokens=40)
+        house.add([5] * 62, max_tokens=120)
     while not house.engine.counters["preemptions"]:
         house.step()
     assert [sequence.request.request_id for sequence in house.running] == ["000"]
