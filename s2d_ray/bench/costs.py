@@ -148,7 +148,7 @@ def _reserve(allocator: RunAllocator, count: int, length: int) -> list[Run]:
     kept = [run for run in runs if run is not None]
     if len(kept) < count:
         _release(allocator, kept)
-        raise ModelError(f"cache_tokens: measuring costs needs {count} texts of {length} tokens")
+        raise ModelError(f"kv_cache_mib: measuring costs needs {count} texts of {length} tokens")
     return kept
 
 
