@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from s2d_ray.models.linear import (
+    _ROUNDER,
     Int8Linear,
     LinearKind,
     PackedLinear,
@@ -16,6 +17,7 @@ from s2d_ray.models.linear import (
     quantize_rows,
     quantize_weight,
     replace_linears,
+    suited,
 )
 from tests.tiny import threads
 
@@ -146,6 +148,7 @@ def test_every_kind_computes_the_same_layer(kind: LinearKind, tolerance: float, 
     assert (out - stock(rows)).abs().max() <= tolerance
 
 
+@pytest.mark.usefixtures("int8_everywhere")
 def test_all_linears_below_a_module_are_replaced_and_nothing_else() -> None:
     """None is overlooked: one stock layer would be enough to break the claim on bits."""
     tree = nn.ModuleDict(
@@ -156,6 +159,42 @@ def test_all_linears_below_a_module_are_replaced_and_nothing_else() -> None:
     assert kinds.count(Int8Linear) == 2
     assert nn.Linear not in kinds
     assert nn.LayerNorm in kinds
+
+
+@needs_packed_linears
+def test_int8_is_for_large_layers_and_no_layer_stays_stock() -> None:
+    """Both kinds keep a row's bits, so their mixture does. Siblings count as the one product that
+    they become: of SmolLM2's attention q/k/v are int8 and the output is not."""
+    heads = {"q_proj": 576, "k_proj": 192, "v_proj": 192}
+    tree = nn.ModuleDict({name: nn.Linear(576, size) for name, size in heads.items()})
+    tree["o_proj"] = nn.Linear(576, 576)
+    replace_linears(tree, "int8")
+    kinds = [type(module) for module in tree.modules()]
+    assert (kinds.count(Int8Linear), kinds.count(PackedLinear)) == (1, 1)
+    assert type(tree["o_proj"]) is PackedLinear
+    assert nn.Linear not in kinds
+
+
+def test_only_small_int8_layers_of_hosts_that_pack_change_their_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without oneDNN the alternative would be a stock layer, which keeps no bits."""
+    small, large = nn.Linear(64, 64), nn.Linear(1_000, 500)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert [suited(each, "int8") for each in (small, large)] == ["packed", "int8"]
+    for kind in ("packed", "portable"):
+        assert suited(small, kind) == kind  # type: ignore[arg-type]
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert suited(small, "int8") == "int8"
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.floats(-(2.0**21), 2.0**21, width=32), min_size=1, max_size=40))
+def test_the_sum_with_the_rounder_rounds_as_torch_does(numbers: list[float]) -> None:
+    """Halves included, which go to the even neighbour."""
+    rows = torch.tensor(numbers)
+    for each in (rows, rows.round() + 0.5):
+        assert torch.equal(each.add(_ROUNDER).sub(_ROUNDER), each.round())
 
 
 @needs_packed_linears
