@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from s2d_ray.config import AppConfig
+from s2d_ray.models.sources import GgufFile, LocalFolder, parse_source
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -30,6 +31,14 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()
+
+
+def model_name(source: str) -> str:
+    """A model without its hash, or its place on this machine."""
+    parsed = parse_source(source)
+    if isinstance(parsed, GgufFile | LocalFolder):
+        return parsed.path.name
+    return source.partition("#")[0]
 
 
 def config_hash(config: AppConfig) -> str:

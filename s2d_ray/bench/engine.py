@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from s2d_ray.bench import comparisons, engine_report
 from s2d_ray.bench.alternate import Advance
-from s2d_ray.bench.card import commit, config_hash, cpu_model
+from s2d_ray.bench.card import commit, config_hash, cpu_model, model_name
 from s2d_ray.bench.engine_report import Measured
 from s2d_ray.bench.ideal import Costs, Curves, ceiling
 from s2d_ray.bench.rig import QUICK, WHOLE, Rig, Scale
@@ -91,8 +91,7 @@ def card(settings: Settings, rig: Rig, costs: Costs) -> dict[str, str]:
         "torch": f"{torch.__version__}, transformers {transformers.__version__}",
         "commit": commit(),
         "config": config_hash(settings.config),
-        "target": f"{rig.target_config.model.partition('#')[0]}: {rig.target_config.precision}, "
-        f"{claim}",
+        "target": f"{model_name(rig.target_config.model)}: {rig.target_config.precision}, {claim}",
         "draft": f"exits {rig.exits}, {rig.draft_config.precision}",
         "scale": f"{scale.num_runs} runs, {scale.num_prompts} prompts × {scale.num_tokens} tokens "
         f"alone, {scale.batch_tokens} tokens each at once, seed {settings.seed}",

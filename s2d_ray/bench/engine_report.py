@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,36 +52,45 @@ def differing(measured: Measured) -> list[str]:
     ]
 
 
-def result(measured: Measured) -> dict[str, Any]:
-    """The figures of the last line; docs/benchmarks.md explains each."""
-    singles = measured.singles.samples
-    share = {case: shares(measured, case).rounded for case in ("greedy", "sampled")}
-    wrong = differing(measured)
+def ratios(measured: Measured) -> dict[str, Spread | dict[str, Spread]]:
+    """The figures that several runs gave; docs/benchmarks.md explains each."""
+    singles, pair = measured.singles.samples, measured.pair
     return {
-        "plain_vs_generate": figures.ratio(singles, "greedy", "plain", "generate").rounded,
+        "plain_vs_generate": figures.ratio(singles, "greedy", "plain", "generate"),
         "plain_vs_continuous_batching": {
-            case: figures.ratio(measured.crowds, case, "plain", "continuous").rounded
+            case: figures.ratio(measured.crowds, case, "plain", "continuous")
             for case in dict.fromkeys(each.case for each in measured.crowds)
         },
         "speculation": _speculation(singles, "greedy"),
         "speculation_sampled": _speculation(singles, "sampled"),
+        "actor_vs_in_process": figures.ratio(measured.actor, "greedy", "actor", "in_process"),
+        "shares_of_ideal": {case: shares(measured, case) for case in ("greedy", "sampled")},
+        "shared_vs_private": figures.ratio(pair, pair[0].case, "shared", "private"),
+    }
+
+
+def result(measured: Measured) -> dict[str, Any]:
+    """The figures of the last line: medians, and as `spread` the lowest and highest of each."""
+    found, wrong = ratios(measured), differing(measured)
+    medians = {name: _each(of, lambda one: one.rounded) for name, of in found.items()}
+    return {
+        **medians,
+        "share_of_ideal": min(medians["shares_of_ideal"].values()),
+        "spread": {name: _each(of, lambda one: one.ends) for name, of in found.items()},
         "acceptance": {
-            method: round(figures.acceptance(singles, "greedy", method), 4)
+            method: round(figures.acceptance(measured.singles.samples, "greedy", method), 4)
             for method in measured.ours
             if method != "plain"
         },
         "identical": not wrong,
         "differing": wrong,
-        "actor_vs_in_process": figures.ratio(
-            measured.actor, "greedy", "actor", "in_process"
-        ).rounded,
-        "share_of_ideal": min(share.values()),
-        "shares_of_ideal": share,
-        "shared_vs_private": figures.ratio(
-            measured.pair, measured.pair[0].case, "shared", "private"
-        ).rounded,
         **curve_values(measured.curves),
     }
+
+
+def _each(found: Spread | dict[str, Spread], what: Callable[[Spread], Any]) -> Any:
+    """`what` of one spread, or of each of several."""
+    return {k: what(one) for k, one in found.items()} if isinstance(found, dict) else what(found)
 
 
 def curve_values(curves: Curves) -> dict[str, Any]:
@@ -116,10 +125,10 @@ def _shape(num_sequences: int, num_rows: int) -> str:
     return f"{num_sequences} × {num_rows}"
 
 
-def _speculation(samples: Sequence[Sample], case: str) -> dict[str, float]:
+def _speculation(samples: Sequence[Sample], case: str) -> dict[str, Spread]:
     """Speed over plain decoding: ours over ours, the baselines' own over `generate`."""
     return {
-        method: figures.ratio(samples, case, method, _baseline(method)).rounded
+        method: figures.ratio(samples, case, method, _baseline(method))
         for method in figures.methods_of(samples, case)
         if method not in ("plain", "generate")
     }
@@ -158,8 +167,8 @@ def curve_tables(curves: Curves) -> list[Table]:
     for name, seconds in {**shapes, **curves.trees_s, **prompts}.items():
         forwards.add_row(name, f"{1e3 * seconds:.1f}", f"{seconds / costs.stock_s:.2f}")
     counts = sorted({rows for _, rows in costs.draft_s})
-    heads = [f"{_shape(rows, 1)}: ms (of a stock row)" for rows in counts]
-    steps = Table("exit layer", "precision", *heads, title="draft steps")
+    heads = [_shape(rows, 1) for rows in counts]
+    steps = Table("exit layer", "draft", *heads, title="draft steps, ms (of a stock row)")
     for layer in costs.exits:
         for precision, draft_s in curves.drafts_s.items():
             cells = [draft_s[layer, rows] for rows in counts]

@@ -16,6 +16,7 @@ import torch
 
 from s2d_ray.bench import comparisons, engine, engine_report
 from s2d_ray.bench.alternate import Advance, Case, alternate
+from s2d_ray.bench.card import model_name
 from s2d_ray.bench.comparisons import Singles
 from s2d_ray.bench.costs import time_in_turn
 from s2d_ray.bench.engine_report import Measured
@@ -115,6 +116,10 @@ def test_every_figure_is_there(measured: Measured) -> None:
     assert values["speculation"].keys() == values["speculation_sampled"].keys() == methods
     assert values["forward_rows"].keys() == {"1", "4", "8"}
     assert values["share_of_ideal"] == min(values["shares_of_ideal"].values())
+    low, high = values["spread"]["plain_vs_generate"]
+    assert low <= values["plain_vs_generate"] <= high
+    for name, found in values["spread"]["speculation"].items():
+        assert found[0] <= values["speculation"][name] <= found[1]
     json.dumps(values)
 
 
@@ -241,6 +246,14 @@ def test_the_last_line_is_the_result_and_is_saved(
     assert "ceiling" in values["card"]
     [path] = (tmp_path / "deep" / "results").iterdir()
     assert json.loads(path.read_text()) == values
+
+
+def test_a_card_names_no_place_on_this_machine() -> None:
+    """It is published with the result."""
+    assert model_name("/home/me/models/small.gguf") == "small.gguf"
+    assert model_name("models/small") == "small"
+    assert model_name(f"pypi:small==1.0#sha256={'0' * 64}") == "pypi:small==1.0"
+    assert model_name("hub:org/small@main") == "hub:org/small@main"
 
 
 def test_the_curves_alone_need_no_text(
