@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from s2d_ray.models.linear import (
-    _ROUNDER,
+    _ROUND_ALONE,
     Int8Linear,
     LinearKind,
     PackedLinear,
+    _round,
     make_linear,
     quantize_rows,
     quantize_weight,
@@ -164,10 +165,10 @@ def test_all_linears_below_a_module_are_replaced_and_nothing_else() -> None:
 @needs_packed_linears
 def test_int8_is_for_large_layers_and_no_layer_stays_stock() -> None:
     """Both kinds keep a row's bits, so their mixture does. Siblings count as the one product that
-    they become: of SmolLM2's attention q/k/v are int8 and the output is not."""
-    heads = {"q_proj": 576, "k_proj": 192, "v_proj": 192}
-    tree = nn.ModuleDict({name: nn.Linear(576, size) for name, size in heads.items()})
-    tree["o_proj"] = nn.Linear(576, 576)
+    they become."""
+    heads = {"q_proj": 384, "k_proj": 192, "v_proj": 192}
+    tree = nn.ModuleDict({name: nn.Linear(384, size) for name, size in heads.items()})
+    tree["o_proj"] = nn.Linear(384, 384)
     replace_linears(tree, "int8")
     kinds = [type(module) for module in tree.modules()]
     assert (kinds.count(Int8Linear), kinds.count(PackedLinear)) == (1, 1)
@@ -190,11 +191,14 @@ def test_only_small_int8_layers_of_hosts_that_pack_change_their_kind(
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.floats(-(2.0**21), 2.0**21, width=32), min_size=1, max_size=40))
-def test_the_sum_with_the_rounder_rounds_as_torch_does(numbers: list[float]) -> None:
-    """Halves included, which go to the even neighbour."""
+def test_many_numbers_are_rounded_like_few(numbers: list[float]) -> None:
+    """Halves included, which go to the even neighbour: a row's digits must not depend on how many
+    rows lie beside it."""
     rows = torch.tensor(numbers)
     for each in (rows, rows.round() + 0.5):
-        assert torch.equal(each.add(_ROUNDER).sub(_ROUNDER), each.round())
+        many = each.repeat(_ROUND_ALONE // len(numbers) + 1)
+        assert many.numel() > _ROUND_ALONE
+        assert torch.equal(_round(many)[: len(numbers)], each.round())
 
 
 @needs_packed_linears
