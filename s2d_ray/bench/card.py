@@ -7,10 +7,27 @@ import json
 import subprocess
 from pathlib import Path
 
+import torch
+import transformers
+
 from s2d_ray.config import AppConfig
 from s2d_ray.models.sources import GgufFile, LocalFolder, parse_source
 
 PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def host_card(config: AppConfig) -> dict[str, str]:
+    """Host, versions, code, and the config's first target."""
+    target = next(iter(config.targets.values()))
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {
+        "cpu": f"{cpu_model()}, {torch.get_num_threads()} threads",
+        **gpu,
+        "torch": f"{torch.__version__}, transformers {transformers.__version__}",
+        "commit": commit(),
+        "config": config_hash(config),
+        "target": f"{model_name(target.model)}: {target.precision}",
+    }
 
 
 def cpu_model() -> str:

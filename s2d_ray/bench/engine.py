@@ -11,14 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from s2d_ray.bench import comparisons, engine_report
 from s2d_ray.bench.alternate import Advance
-from s2d_ray.bench.card import commit, config_hash, cpu_model, model_name
+from s2d_ray.bench.card import host_card
 from s2d_ray.bench.engine_report import Measured
 from s2d_ray.bench.ideal import Costs, Curves, ceiling
 from s2d_ray.bench.rig import QUICK, WHOLE, Rig, Scale
@@ -84,17 +82,12 @@ def card(settings: Settings, rig: Rig, costs: Costs) -> dict[str, str]:
     """Host, code and ceiling, before any result."""
     claim = "bitwise exact" if rig.first.target.bitwise_exact else "NOT bitwise exact on this host"
     factor, layer, length = ceiling(costs, max(1, rig.plan.max_proposal))
-    scale = settings.scale
     bare_ms = 1e3 * costs.forward_rows(1)
-    return {
-        "cpu": f"{cpu_model()}, {torch.get_num_threads()} threads",
-        "torch": f"{torch.__version__}, transformers {transformers.__version__}",
-        "commit": commit(),
-        "config": config_hash(settings.config),
-        "target": f"{model_name(rig.target_config.model)}: {rig.target_config.precision}, {claim}",
+    host = host_card(settings.config)
+    return host | {
+        "target": f"{host['target']}, {claim}",
         "draft": f"exits {rig.exits}, {rig.draft_config.precision}",
-        "scale": f"{scale.num_runs} runs, {scale.num_prompts} prompts × {scale.num_tokens} tokens "
-        f"alone, {scale.batch_tokens} tokens each at once, seed {settings.seed}",
+        "scale": f"{settings.scale}, seed {settings.seed}",
         "ceiling": f"{1e3 / bare_ms:.2f} tokens/s plain ({bare_ms:.1f} ms a row); {factor:.2f} × "
         f"that if all of {length} guesses by exit {layer} were right",
     }

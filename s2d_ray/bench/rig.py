@@ -39,6 +39,12 @@ class Scale:
     num_runs: int
     repeats: int
 
+    def __str__(self) -> str:
+        return (
+            f"{self.num_runs} runs, {self.num_prompts} prompts × {self.num_tokens} tokens alone, "
+            f"{self.batch_tokens} tokens each at once"
+        )
+
 
 QUICK = Scale(num_prompts=2, num_tokens=24, batch_tokens=16, num_runs=3, repeats=5)
 WHOLE = Scale(num_prompts=5, num_tokens=48, batch_tokens=32, num_runs=3, repeats=9)
