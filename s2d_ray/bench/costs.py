@@ -195,7 +195,7 @@ def _reserve(stack: ExitStack, allocator: RunAllocator, count: int, length: int)
         run = allocator.reserve(length)
         if run is None:
             raise ModelError(
-                f"cache_tokens: measuring costs needs room for {count} texts of {length} tokens"
+                f"kv_cache_mib: measuring costs needs room for {count} texts of {length} tokens"
             )
         stack.callback(allocator.release, run)
         runs.append(run)

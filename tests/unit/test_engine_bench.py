@@ -172,7 +172,7 @@ def test_measuring_gives_all_room_back_and_asks_for_room_by_its_key(rig: Rig) ->
     before = allocator.num_free_blocks
     rig.meter.around(30, 3, 1)
     assert allocator.num_free_blocks == before
-    with pytest.raises(ModelError, match="^cache_tokens: measuring costs needs room"):
+    with pytest.raises(ModelError, match="^kv_cache_mib: measuring costs needs room"):
         rig.meter.around(10_000, 3, 1)
     assert allocator.num_free_blocks == before
 
