@@ -309,7 +309,7 @@ def test_stock_linears_claim_no_bits(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("precision", "factor"), [("bfloat16", 1.2), ("float16", 1.2), ("int8", 2.0)]
 )
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("one_thread", "int8_everywhere")
 def test_a_coarse_precision_errs_about_as_much_as_the_stock_model_in_it(
     family: str, precision: Precision, factor: float
 ) -> None:
