@@ -28,9 +28,11 @@ from s2d_ray.engine.messages import (
 )
 from s2d_ray.engine.turns import turns_for
 from s2d_ray.errors import RunError
+from s2d_ray.models.kv_budget import TokenSize
+from s2d_ray.models.loading import read_config
 
 CACHE_PER_TEXT = 512
-"""Tokens of cache for each text of the batch; longer ones only lower how many run together."""
+"""Tokens of cache for each text of the batch; longer ones only pause one another more often."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,13 @@ def _publish(news: queue.SimpleQueue[tuple[Written, Event]], to: Written, event:
 @contextmanager
 def open_writer(config: TargetConfig, folder: Path, batch: int) -> Iterator[Writer]:
     """Load a target that writes `batch` texts at a time, without a draft."""
+    size = TokenSize.of(read_config(folder).to_dict()).num_bytes(config.precision)
+    wanted_mib = -(-batch * CACHE_PER_TEXT * size // 2**20)
     roomy = config.model_copy(
         update={
             "max_batch": batch,
             "max_waiting": batch,
-            "cache_tokens": max(config.cache_tokens, batch * CACHE_PER_TEXT),
+            "kv_cache_mib": max(config.kv_cache_mib, wanted_mib),
         }
     )
     nobody = DraftClient(deadline_s=1.0, force_deadline_s=1.0)

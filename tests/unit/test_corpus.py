@@ -40,7 +40,7 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> AppConfig:
     folder = tiny_checkpoint(tmp_path_factory.mktemp("models") / "target", layers=2)
-    target = TargetConfig(model=str(folder), max_context=256, cache_tokens=2_048, num_threads=1)
+    target = TargetConfig(model=str(folder), max_context=256, num_threads=1)
     return AppConfig(targets={"tiny": target})
 
 

@@ -135,7 +135,7 @@ def test_guess_and_confidence_are_those_of_the_engine(checkpoint: Path, draft: P
     plan = Plan(exit_thresholds=(1.1,), max_proposal=1)
     digest = extend_digest(EMPTY_DIGEST, ids)
     row = ProposeRow("s", 0, ids, digest, 64, plan, seed=seed, temperature=temperature)
-    loop = make_draft(DraftConfig(checkpoint=str(draft), num_threads=1, cache_tokens=64), draft)
+    loop = make_draft(DraftConfig(checkpoint=str(draft), num_threads=1), draft)
     loop.start()
     try:
         reply = loop.submit(ProposeCall("r", 1, 60_000.0, (row,), ())).result(timeout=60)

@@ -297,9 +297,7 @@ def test_a_trained_draft_loads_in_the_engine_and_proposes(
 ) -> None:
     """With exit blocks and heads of its own, in every place that a cut draft has."""
     train(checkpoint, corpus, tmp_path, block_size=8, own_heads=True)
-    config = DraftConfig(
-        checkpoint=str(tmp_path / "draft"), precision=precision, cache_tokens=256, num_threads=1
-    )
+    config = DraftConfig(checkpoint=str(tmp_path / "draft"), precision=precision, num_threads=1)
     draft = make_draft(config, tmp_path / "draft")
     draft.start()
     try:
