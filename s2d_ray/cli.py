@@ -160,6 +160,7 @@ def chat(
 app.command()(train_commands.corpus)
 app.command()(train_commands.train)
 app.command("evaluate-draft")(train_commands.evaluate_draft)
+app.command("pack-draft")(train_commands.pack_draft)
 
 
 _sub_commands = app.command(

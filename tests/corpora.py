@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from s2d_ray.models.lineage import hash_of_weights
 from s2d_ray.models.text import Text
 from s2d_ray.train.corpus_card import write_card
 from s2d_ray.train.corpus_files import Answer, CorpusWriter, Settings
-from s2d_ray.train.lineage import hash_of_weights
 from s2d_ray.train.prompts import Prompts
 from tests.tiny import VOCAB_SIZE
 

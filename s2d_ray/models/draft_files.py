@@ -20,6 +20,7 @@ import filelock
 from s2d_ray.config import DraftConfig, Precision
 from s2d_ray.errors import ModelError
 from s2d_ray.models import cache, sources, text
+from s2d_ray.models.lineage import hash_of_file
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Format 1 had neither `own_heads` nor `block_size`, and one tensor `head.weight`."""
 
+CHANGES = "changes.safetensors"
+"""The tensors of a packed draft."""
+
 
 @dataclass(frozen=True)
 class DraftCard:
@@ -36,7 +40,9 @@ class DraftCard:
 
     tokenizer: fingerprint of the vocabulary; a target must have the same one.
     head_size: ids its exits can propose; the id map is the tensor `head_ids`.
+    layers: which of the base's were kept; empty: the first ones.
     own_heads, block_size: see `sorted_draft.Exits`.
+    packed: whether the folder holds changes to the base's weights only; see `packed_draft.py`.
     trained_tokens: 0 for a draft that was only cut.
     """
 
@@ -45,8 +51,10 @@ class DraftCard:
     head_size: int
     tokenizer: str
     eos_token_ids: tuple[int, ...]
+    layers: tuple[int, ...] = ()
     own_heads: bool = False
     block_size: int = 0
+    packed: bool = False
     trained_tokens: int = 0
     format: int = FORMAT
     lineage: dict[str, str] = field(default_factory=dict)
@@ -57,8 +65,9 @@ def read_card(folder: Path) -> DraftCard:
     path = folder / "draft.json"
     try:
         fields = json.loads(path.read_text())
-        for name in ("exit_layers", "eos_token_ids"):
-            fields[name] = tuple(fields[name])
+        for name in ("exit_layers", "eos_token_ids", "layers"):
+            if name in fields:
+                fields[name] = tuple(fields[name])
         card = DraftCard(**fields)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
@@ -121,28 +130,66 @@ def write(folder: Path, card: DraftCard, draft: SortedDraft) -> None:
     draft.config.save_pretrained(folder)
     tensors = {name: tensor.contiguous() for name, tensor in draft.state_dict().items()}
     save_file(tensors, folder / "draft.safetensors")
+    write_card(folder, card)
+
+
+def write_card(folder: Path, card: DraftCard) -> None:
+    """Write draft.json."""
     (folder / "draft.json").write_text(json.dumps(asdict(card), indent=2) + "\n")
 
 
 def draft_folder(config: DraftConfig) -> Path:
-    """Where the configured draft lies or will lie."""
+    """Where the configured draft lies or will lie; a packed one lies there packed."""
     if config.checkpoint is not None:
         return Path(config.checkpoint).expanduser()
-    recipe = json.dumps([FORMAT, config.base, config.exit_layers, config.head_size])
-    return cache.cache_dir().parent / "drafts" / hashlib.sha256(recipe.encode()).hexdigest()[:16]
+    return _cached(json.dumps([FORMAT, config.base, config.exit_layers, config.head_size]))
 
 
 def ensure_draft(config: DraftConfig, *, report: Callable[[str], None] = lambda line: None) -> Path:
-    """The configured draft's folder; cut from the base model and saved if it is not there yet."""
+    """The folder of the configured draft, ready to be read.
+
+    If it is not there yet, it is cut from the base model or unpacked, and saved in the cache.
+    """
     folder = draft_folder(config)
-    if config.base is None:
-        read_card(folder)
+    if config.base is not None:
+        base = config.base
+        report_line = f"cutting the draft (exits {config.exit_layers}) from {base}"
+        return _build_once(
+            folder, lambda work: _cut_into(work, config, base, report), report_line, report
+        )
+    card = read_card(folder)
+    if not card.packed:
         return folder
+
+    def unpack_into(work: Path) -> None:
+        from s2d_ray.models.packed_draft import unpack
+
+        unpack(folder, card, work, report)
+
+    try:
+        content = json.dumps(asdict(card)) + hash_of_file(folder / CHANGES)
+    except OSError as error:
+        raise ModelError(f"{folder / CHANGES}: cannot be read: {error.strerror}") from None
+    return _build_once(_cached(content), unpack_into, f"unpacking the draft in {folder}", report)
+
+
+def _cached(content: str) -> Path:
+    """The cache's folder for a draft that depends on `content` alone."""
+    return cache.cache_dir().parent / "drafts" / hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _build_once(
+    folder: Path, build: Callable[[Path], None], line: str, report: Callable[[str], None]
+) -> Path:
+    """Have a whole draft in `folder`, which only one process at a time works on."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder.with_suffix(".lock")):
         if not (folder / "draft.json").exists():
-            report(f"cutting the draft (exits {config.exit_layers}) from {config.base}")
-            _cut_into(folder, config, config.base, report)
+            report(line)
+            partial = folder.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            build(partial)
+            os.replace(partial, folder)
     return folder
 
 
@@ -166,11 +213,7 @@ def _cut_into(
     )
     base = load_decoder(base_folder, torch.float32, torch.device("cpu"))
     head_ids = trimmed_ids(base_folder, config.head_size)
-    draft = cut_draft(base, head_ids, config.exit_layers)
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write(partial, card, draft)
-    os.replace(partial, folder)
+    write(folder, card, cut_draft(base, head_ids, config.exit_layers))
 
 
 def trimmed_ids(folder: Path, head_size: int, counts: Mapping[int, int] | None = None) -> list[int]:

@@ -198,3 +198,15 @@ def evaluate_draft(
         worths = evaluate(parsed, draft, corpus, scope, say, advance)
     table, line = report(worths, scope, draft, out)
     typer.echo(f"{table}\n\n{line}")
+
+
+def pack_draft(
+    draft: Annotated[Path, typer.Option(help="Folder of a trained draft.")],
+    out: Annotated[Path, typer.Option(help="Folder of the packed one.")],
+) -> None:
+    """Write a trained draft small, as changes to its base model; configs take it like any other."""
+    from s2d_ray.models.draft_files import CHANGES
+    from s2d_ray.models.packed_draft import pack
+
+    pack(draft, out, lambda line: typer.echo(line, err=True))
+    typer.echo(f"{out}: {(out / CHANGES).stat().st_size / 1e6:.1f} MB")

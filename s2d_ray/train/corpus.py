@@ -20,12 +20,12 @@ from s2d_ray.core.hashing import choice_seed
 from s2d_ray.core.params import SamplingParams
 from s2d_ray.errors import ConfigError
 from s2d_ray.models import sources
+from s2d_ray.models.lineage import hash_of_weights
 from s2d_ray.models.loading import read_config
 from s2d_ray.models.text import Text
 from s2d_ray.train import prompts
 from s2d_ray.train.corpus_card import write_card
 from s2d_ray.train.corpus_files import CARD, Answer, CorpusWriter, Settings, read_answers
-from s2d_ray.train.lineage import hash_of_weights
 from s2d_ray.train.prompts import Prompts
 from s2d_ray.train.self_prompts import invent
 from s2d_ray.train.writer import Task, Writer, Written, open_writer

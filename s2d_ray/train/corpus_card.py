@@ -13,6 +13,7 @@ import numpy as np
 
 from s2d_ray.errors import DataError
 from s2d_ray.models.draft_files import trimmed_ids
+from s2d_ray.models.lineage import hash_of_file
 from s2d_ray.models.text import Text
 from s2d_ray.train.corpus_files import (
     CARD,
@@ -22,7 +23,6 @@ from s2d_ray.train.corpus_files import (
     read_index,
     write_atomically,
 )
-from s2d_ray.train.lineage import hash_of_file
 from s2d_ray.train.prompts import Prompts
 
 HEAD_SIZES = (1_024, 2_048, 4_096, 8_192, 16_384, 32_768)

@@ -19,6 +19,7 @@ from s2d_ray.config import AppConfig, DraftConfig, TargetConfig
 from s2d_ray.errors import DataError, ModelError
 from s2d_ray.models import draft_files, sources
 from s2d_ray.models.attention import Segment
+from s2d_ray.models.lineage import hash_of_weights
 from s2d_ray.models.loading import choose_device, load_target_decoder
 from s2d_ray.models.ragged import RaggedModel
 from s2d_ray.models.sorted_draft import DraftNetwork, SortedDraft
@@ -34,7 +35,6 @@ from s2d_ray.train.acceptance import (
 from s2d_ray.train.corpus import target_of
 from s2d_ray.train.corpus_card import Corpus, load_corpus
 from s2d_ray.train.corpus_files import Answer
-from s2d_ray.train.lineage import hash_of_weights
 from s2d_ray.train.step_costs import StepCosts, step_costs
 from s2d_ray.train.trunk import attention_of
 
@@ -111,6 +111,7 @@ def evaluate(
     say: takes lines for the user. advance: takes numbers of evaluated positions.
     Raises S2DError if draft, corpora and config do not belong together.
     """
+    folder = draft_files.ensure_draft(DraftConfig(checkpoint=str(folder)), report=say)
     card, draft = draft_files.read(folder)
     loaded = [(path, load_corpus(path)) for path in corpora]
     for path, corpus in loaded:

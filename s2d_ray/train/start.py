@@ -11,11 +11,11 @@ from accelerate import Accelerator
 from s2d_ray.errors import ConfigError, ModelError, RunError
 from s2d_ray.models import sources
 from s2d_ray.models.draft_files import DraftCard, trimmed_ids
+from s2d_ray.models.lineage import hash_of_weights
 from s2d_ray.models.loading import load_decoder, read_config
 from s2d_ray.models.sorted_draft import cut_draft
 from s2d_ray.models.text import Text
 from s2d_ray.train.corpus_card import load_corpus, token_counts
-from s2d_ray.train.lineage import hash_of_weights
 from s2d_ray.train.options import Recipe, Run, begin, kept_layers
 from s2d_ray.train.training import Job, Leg, Trainer, check_texts
 
@@ -87,6 +87,7 @@ def _job(
         head_size=recipe.head_size,
         tokenizer=text.fingerprint,
         eos_token_ids=tuple(sorted(text.eos_token_ids)),
+        layers=layers,
         own_heads=recipe.own_heads,
         block_size=recipe.block_size,
     )

@@ -57,6 +57,7 @@ def test_the_command_is_named_as_the_project_says() -> None:
         "corpus",
         "train",
         "evaluate-draft",
+        "pack-draft",
         "models",
         "bench",
     }

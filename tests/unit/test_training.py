@@ -17,6 +17,7 @@ from s2d_ray.engine.assemble import make_draft
 from s2d_ray.engine.protocol import EMPTY_DIGEST, ProposeCall, ProposeRow, RowStatus, extend_digest
 from s2d_ray.errors import ConfigError, DataError, ModelError
 from s2d_ray.models.draft_files import read, read_card
+from s2d_ray.models.lineage import hash_of_file
 from s2d_ray.models.loading import load_decoder
 from s2d_ray.models.sorted_draft import cut_draft
 from s2d_ray.train import resume
@@ -24,7 +25,6 @@ from s2d_ray.train.batches import OUTSIDE, HeadRows, Schedule, collate
 from s2d_ray.train.corpus_card import load_corpus, token_counts
 from s2d_ray.train.corpus_files import Answer
 from s2d_ray.train.kinds import Trunk
-from s2d_ray.train.lineage import hash_of_file
 from s2d_ray.train.loss import Trainee, exit_loss, measure
 from s2d_ray.train.options import Recipe, kept_layers
 from s2d_ray.train.trunk import merged, prepare

@@ -1,4 +1,4 @@
-"""Where trained things are from: hashes of weights and files."""
+"""Where things are from: hashes of weights and files."""
 
 from __future__ import annotations
 
