@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s2d_ray.train.options import Recipe
-from s2d_ray.train.start import train_draft
+from s2d_ray.train.start import Origin, train_draft
 from s2d_ray.train.training import Leg
 
 RECIPE = Recipe(
@@ -30,15 +30,15 @@ def train(
     corpus: Path,
     out: Path,
     *,
+    start: Path | None = None,
     leg: Leg | None = None,
     advance: Callable[[int], None] = lambda tokens: None,
     **changes: Any,
 ) -> bool:
     """Train by `RECIPE` with changes. -> whether the run is at its end"""
     recipe = replace(RECIPE, **changes)
-    return train_draft(
-        str(checkpoint), corpus, out, recipe, leg or Leg(), lambda line: None, advance
-    )
+    origin = Origin(str(checkpoint), corpus, start)
+    return train_draft(origin, out, recipe, leg or Leg(), lambda line: None, advance)
 
 
 def losses(out: Path) -> list[float]:

@@ -94,6 +94,9 @@ def train(
     base: Annotated[
         str | None, typer.Option(help="Model to cut the draft from; by default the config's.")
     ] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="A trained draft to begin with, in the same shape.")
+    ] = None,
     layers: Annotated[
         str, typer.Option(help="Layers to keep: all, or a list as first:2,last:2 or 0-5,28,29.")
     ] = "first:2,last:2",
@@ -140,7 +143,7 @@ def train(
     if not source:
         raise ConfigError("--base: the config names no draft.base; name the model to cut from")
     from s2d_ray.train.options import Recipe
-    from s2d_ray.train.start import train_draft
+    from s2d_ray.train.start import Origin, train_draft
     from s2d_ray.train.terminal import token_bar
     from s2d_ray.train.training import Leg
 
@@ -165,7 +168,12 @@ def train(
     )
     with token_bar("training", None) as (say, advance):
         ended = train_draft(
-            source, corpus, out, recipe, Leg(leg_minutes, checkpoint_minutes), say, advance
+            Origin(source, corpus, start),
+            out,
+            recipe,
+            Leg(leg_minutes, checkpoint_minutes),
+            say,
+            advance,
         )
     typer.echo(f"{out / 'draft'}{'' if ended else ' (the run is not at its end; call again)'}")
 

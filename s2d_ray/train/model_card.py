@@ -21,7 +21,10 @@ TRAINING = "training.json"
 def save_draft(
     folder: Path, draft: SortedDraft, card: DraftCard, run: Run, figures: dict[str, float]
 ) -> None:
-    """Write draft, card and page; figures: of the held-out texts."""
+    """Write draft, card and page; figures: of the held-out texts.
+
+    card: of the draft that the run began with.
+    """
     lineage = {
         "made_by": "train",
         "version": __version__,
@@ -30,7 +33,8 @@ def save_draft(
         "corpus": run.corpus,
         "seed": str(run.recipe.seed),
     }
-    whole = replace(card, trained_tokens=int(figures["tokens"]), lineage=lineage)
+    trained_tokens = card.trained_tokens + int(figures["tokens"])
+    whole = replace(card, trained_tokens=trained_tokens, lineage=lineage)
     draft_files.write(folder, whole, draft)
     write_atomically(folder / TRAINING, json.dumps(run.fields() | figures, indent=2) + "\n")
     write_atomically(folder / "README.md", _page(whole, run, figures))

@@ -53,11 +53,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's identity. base_weights, corpus: hashes. processes: that share each step."""
+    """A run's identity. base_weights, corpus, start: hashes; no start: cut anew from the base.
+
+    processes: that share each step.
+    """
 
     base: str
     base_weights: str
     corpus: str
+    start: str
     processes: int
     recipe: Recipe
 

@@ -19,6 +19,7 @@ from s2d_ray.errors import ConfigError, DataError, ModelError
 from s2d_ray.models.draft_files import read, read_card
 from s2d_ray.models.lineage import hash_of_file
 from s2d_ray.models.loading import load_decoder
+from s2d_ray.models.packed_draft import pack
 from s2d_ray.models.sorted_draft import cut_draft
 from s2d_ray.train import resume
 from s2d_ray.train.batches import OUTSIDE, HeadRows, Schedule, collate
@@ -338,6 +339,30 @@ def test_a_run_with_another_recipe_does_not_go_into_the_same_folder(
     train(checkpoint, corpus, tmp_path, steps=1)
     with pytest.raises(DataError, match=r"was begun with seed 1, not 2; name another folder"):
         train(checkpoint, corpus, tmp_path, steps=1, seed=2)
+
+
+def test_a_run_may_begin_with_a_trained_draft(
+    checkpoint: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole or packed: its first loss is that of the draft, not of the base; the head stays."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    train(checkpoint, corpus, tmp_path / "first", steps=18)
+    trained = tmp_path / "first" / "draft"
+    packed = pack(trained, tmp_path / "packed", lambda line: None)
+    first = losses(tmp_path / "first")[0]
+    for name, start in (("whole", trained), ("small", packed)):
+        train(checkpoint, corpus, tmp_path / name, start=start, steps=1, learning_rate=1e-9)
+        assert losses(tmp_path / name)[0] < first - 0.1
+        heads = [read(tmp_path / run / "draft")[1].head_ids for run in ("first", name)]
+        assert torch.equal(*heads)
+        counts = [read_card(tmp_path / run / "draft").trained_tokens for run in ("first", name)]
+        told = json.loads((tmp_path / name / "draft" / "training.json").read_text())
+        assert counts[1] == counts[0] + told["tokens"] > 0
+    assert losses(tmp_path / "whole")[0] == pytest.approx(losses(tmp_path / "small")[0], rel=1e-3)
+    with pytest.raises(ModelError, match=r"--start: the draft's own_heads is False, not True"):
+        train(checkpoint, corpus, tmp_path / "other", start=trained, own_heads=True)
+    with pytest.raises(DataError, match="was begun with start "):
+        train(checkpoint, corpus, tmp_path / "whole", steps=1, learning_rate=1e-9)
 
 
 def test_a_damaged_file_to_go_on_from_is_named(
