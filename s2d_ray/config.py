@@ -175,6 +175,10 @@ class DraftConfig(EngineConfig):
     prefill_chunk: int = Field(64, ge=16, description="Tokens a row may be behind and still join.")
     max_debt: int = Field(64, ge=1, description="Positions a deeper layer group may lag behind.")
     idle_s: float = Field(120.0, gt=0, description="A draft session unused this long is dropped.")
+    run_ahead: bool = Field(
+        False,
+        description="While nobody waits, guess on behind answers; only gains on a separate device.",
+    )
     health_timeout_s: float = Field(5.0, gt=0, description="Silence after which it is replaced.")
     start_timeout_s: float = Field(180.0, gt=0, description="Time it has to load.")
 

@@ -148,6 +148,7 @@ def make_draft(config: DraftConfig, folder: Path, *, turn: Turn = nullcontext) -
         prefill_chunk=config.prefill_chunk,
         max_debt=config.max_debt,
         idle_s=config.idle_s,
+        run_ahead=config.run_ahead,
     )
     return DraftLoop(engine, turn=turn, num_threads=config.num_threads)
 

@@ -73,7 +73,7 @@ class PrefixCache:
         """
         if not self._allocator.fits_without(num_tokens, self._held_runs()):
             return None
-        lender, num_common = self._find(ids, salt)
+        lender, num_common = self.find(ids, salt)
         while (run := self._allocator.reserve(num_tokens)) is None:
             self._evict()
         source = run.start if lender is None else lender.run.start
@@ -110,7 +110,7 @@ class PrefixCache:
             self.discard(run, lender)
             return
         if lender is not None:
-            self._forget(lender)
+            self.withdraw(lender)
         kept = Lender(self._allocator.shrink(run, len(ids)), tuple(ids), salt, held=True)
         for key in kept.prefixes:
             self._index[key] = kept  # the latest text is the likeliest to go on
@@ -119,10 +119,10 @@ class PrefixCache:
     def discard(self, run: Run, lender: Lender | None) -> None:
         """Take back a run whose content is not to be trusted."""
         if lender is not None:
-            self._forget(lender)
+            self.withdraw(lender)
         self._allocator.release(run)
 
-    def _find(self, ids: Sequence[int], salt: str) -> tuple[Lender | None, int]:
+    def find(self, ids: Sequence[int], salt: str) -> tuple[Lender | None, int]:
         """Who holds the longest prefix, and how long it is. The last id is always computed anew."""
         if not self._enabled:
             return None, 0
@@ -140,11 +140,12 @@ class PrefixCache:
     def _evict(self) -> None:
         """Give up what was used longest ago; a prefix that was just found comes last."""
         lender, _ = self._held.popitem(last=False)
-        self._forget(lender)
+        self.withdraw(lender)
         self._allocator.release(lender.run)
         self._counters["prefix_evictions"] += 1
 
-    def _forget(self, lender: Lender) -> None:
+    def withdraw(self, lender: Lender) -> None:
+        """Let nobody copy from a run any more."""
         for key in lender.prefixes:
             if self._index.get(key) is lender:
                 del self._index[key]
