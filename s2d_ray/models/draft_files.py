@@ -41,7 +41,7 @@ class DraftCard:
     tokenizer: fingerprint of the vocabulary; a target must have the same one.
     head_size: ids its exits can propose; the id map is the tensor `head_ids`.
     layers: which of the base's were kept; empty: the first ones.
-    own_heads, block_size: see `sorted_draft.Exits`.
+    own_heads, block_size: see `exits.Exits`.
     packed: whether the folder holds changes to the base's weights only; see `packed_draft.py`.
     trained_tokens: 0 for a draft that was only cut.
     """
@@ -83,8 +83,9 @@ def read(folder: Path) -> tuple[DraftCard, SortedDraft]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from s2d_ray.models.exits import Exits
     from s2d_ray.models.loading import read_config
-    from s2d_ray.models.sorted_draft import Exits, SortedDraft
+    from s2d_ray.models.sorted_draft import SortedDraft
 
     card = read_card(folder)
     try:

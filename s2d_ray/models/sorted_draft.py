@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,40 +21,9 @@ from transformers.initialization import no_init_weights
 
 from s2d_ray.errors import ModelError
 from s2d_ray.models.attention import IMPLEMENTATION, RaggedBatch, Segment
+from s2d_ray.models.exits import ExitBlock, Exits
 from s2d_ray.models.kv_pool import BLOCK, Copy, KVPool, lazy_zeros
 from s2d_ray.models.ragged import make_pool, row_positions
-
-
-@dataclass(frozen=True)
-class Exits:
-    """What stands behind the layer groups.
-
-    own_heads: whether each exit has a head of its own. block_size: inner size of the exit blocks, 0
-    for none.
-    """
-
-    layers: tuple[int, ...]
-    head_size: int
-    own_heads: bool = False
-    block_size: int = 0
-
-
-class ExitBlock(nn.Module):
-    """A token-wise residual block before an exit's norm: x + up(silu(down(norm(x)))).
-
-    It has no attention, so no keys and values, and a row may leave at any exit as before.
-    """
-
-    def __init__(self, norm: nn.Module, hidden_size: int, inner_size: int) -> None:
-        super().__init__()
-        self.norm = norm
-        self.down = nn.Linear(hidden_size, inner_size, bias=False)
-        self.up = nn.Linear(inner_size, hidden_size, bias=False)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[…, hidden] -> […, hidden]."""
-        change: Tensor = self.up(nn.functional.silu(self.down(self.norm(hidden))))
-        return hidden + change
 
 
 class SortedDraft(nn.Module):
@@ -81,7 +49,7 @@ class SortedDraft(nn.Module):
             )
             final_norm, trunk.norm = trunk.norm, nn.Identity()
             self.exit_blocks = nn.ModuleList(
-                ExitBlock(copy.deepcopy(final_norm), width, exits.block_size)
+                ExitBlock(final_norm, width, exits.block_size)
                 for _ in range(count if exits.block_size else 0)
             )
         self.trunk = trunk
@@ -281,8 +249,9 @@ def cut_draft(
         for head in draft.heads.parameters():
             head.copy_(source.lm_head.weight[ids])
         generator = torch.Generator().manual_seed(0)
+        block: Any
         for block in draft.exit_blocks:
-            _start_as_identity(block, source.model.norm.weight, generator)
+            block.start(source.model.norm.weight, generator)
     draft.head_ids.copy_(ids)
     return draft
 
@@ -310,9 +279,3 @@ def _renumbered(key: str, place: Mapping[int, int]) -> str:
         return key
     number = place.get(int(parts[1]))
     return "" if number is None else ".".join(["layers", str(number), *parts[2:]])
-
-
-def _start_as_identity(block: Any, norm: Tensor, generator: torch.Generator) -> None:
-    block.norm.weight.copy_(norm)
-    nn.init.normal_(block.down.weight, std=block.down.in_features**-0.5, generator=generator)
-    nn.init.zeros_(block.up.weight)

@@ -89,9 +89,9 @@ def make_corpus(config: AppConfig, options: CorpusOptions, say: Say, advance: Ad
         corpus = CorpusWriter(options.out, settings)
         advance(corpus.num_tokens)
         first = len(corpus.shards) * TASKS_PER_SHARD
-        tasks = _tasks(order, options, first)
-        if corpus.num_tokens < options.tokens and (head := next(tasks, None)) is not None:
-            _fill(corpus, writer(), [head], tasks, options, advance)
+        unfinished = first < len(order) * len(options.temperatures)
+        if unfinished and corpus.num_tokens < options.tokens:
+            _fill(corpus, writer(), _tasks(order, options, first), options, advance)
     write_card(options.out, folder, asked)
     return options.out / CARD
 
@@ -139,13 +139,12 @@ def _tasks(order: Sequence[prompts.Ids], options: CorpusOptions, first: int) -> 
 def _fill(
     corpus: CorpusWriter,
     writer: Writer,
-    head: list[Task],
     tasks: Iterator[Task],
     options: CorpusOptions,
     advance: Advance,
 ) -> None:
     seen = {_key(answer) for answer in read_answers(options.out, corpus.shards)}
-    texts = writer.write((task for part in (head, tasks) for task in part), advance)
+    texts = writer.write(tasks, advance)
     while shard := list(islice(texts, TASKS_PER_SHARD)):
         answers = []
         for answer in (_answer(written, options.held_out) for written in shard):

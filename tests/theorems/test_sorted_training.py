@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import multiprocessing
 
 from s2d_ray.models.draft_files import read
-from s2d_ray.models.sorted_draft import Exits, SortedDraft
+from s2d_ray.models.exits import Exits
+from s2d_ray.models.sorted_draft import SortedDraft
 from s2d_ray.train import resume
 from s2d_ray.train.batches import HeadRows, collate
 from s2d_ray.train.corpus_card import load_corpus

@@ -307,3 +307,23 @@ def test_the_greeting_names_url_curl_chat_and_stop(
     ):
         assert part in text
     assert '"model": "small"' in text
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["corpus", "--target", "t", "--out", "o", "--temperatures", "0,x"], "--temperatures"),
+        (["corpus", "--target", "t", "--out", "o", "--temperatures", "-1"], "--temperatures"),
+        (["corpus", "--target", "t", "--out", "o", "--top", "21"], "--top"),
+        (["train", "--corpus", "c", "--out", "o", "--exits", "4,2"], "--exits"),
+        (["train", "--corpus", "c", "--out", "o", "--exits", "two"], "--exits"),
+        (["train", "--corpus", "c", "--out", "o", "--trunk", "half"], "--trunk"),
+        (["train", "--corpus", "c", "--out", "o", "--exit-weights", "a"], "--exit-weights"),
+        (["evaluate-draft", "--draft", "d", "--out", "o"], "--corpus"),
+    ],
+)
+def test_wrong_words_about_training_name_the_option(words: list[str], reason: str) -> None:
+    """Before anything is loaded."""
+    result = RUNNER.invoke(cli.app, words)
+    assert result.exit_code == 2
+    assert reason in result.output

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from s2d_ray.config import AppConfig, TargetConfig
+from s2d_ray.engine.turns import Turns
 from s2d_ray.errors import ConfigError, DataError
-from s2d_ray.train import corpus, corpus_files, self_prompts
+from s2d_ray.train import corpus, corpus_files, self_prompts, writer
 from s2d_ray.train.corpus import CorpusOptions, make_corpus
 from s2d_ray.train.corpus_card import load_corpus
 from s2d_ray.train.corpus_files import Answer, CorpusWriter, read_answers, read_index
@@ -34,6 +35,14 @@ def _small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(corpus, "TASKS_PER_SHARD", 4)
     monkeypatch.setattr(self_prompts, "PER_FILE", 4)
     with threads(1):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_turns() -> Iterator[None]:
+    """Tiny forwards wait for nobody on this host."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "turns_for", lambda device: Turns())
         yield
 
 
@@ -321,8 +330,7 @@ def test_a_corpus_comes_back_as_it_was_written(config: AppConfig, tmp_path: Path
     assert [answer.task for answer in found.training] == [0, 1, 2, 4, 5, 6]
     assert [answer.task for answer in found.held_out] == [3, 7]
     again = tmp_path / "again"
-    writer = CorpusWriter(again, found.settings)
-    writer.append([*found.training, *found.held_out], 0)
+    CorpusWriter(again, found.settings).append([*found.training, *found.held_out], 0)
     for before, after in zip([*found.training, *found.held_out], answers(again), strict=True):
         for field in dataclasses.fields(Answer):
             assert np.array_equal(getattr(before, field.name), getattr(after, field.name))
