@@ -13,12 +13,13 @@ from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from s2d_ray.config import AppConfig, DraftConfig, EngineConfig, TargetConfig, as_written
 from s2d_ray.errors import ModelError, RunError
+from s2d_ray.serve.places import label_of
 from s2d_ray.serve.router import target_app
 
 POLL_S = 0.25
 APPS = "s2d_ray.serve.apps"
-IN_PLACE = {"num_replicas"}
-"""Keys of a target that go under `deployments:`, so that changing them restarts nothing."""
+NOT_ARGUMENTS = {"num_replicas", "placement"}
+"""Keys of a target that go under `deployments:`; the first of them restarts nothing there."""
 
 
 def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
@@ -58,11 +59,14 @@ def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
 def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
     target = config.targets[name]
     args: dict[str, Any] = {
-        "target": {k: v for k, v in as_written(target).items() if k not in IN_PLACE}
+        "target": {k: v for k, v in as_written(target).items() if k not in NOT_ARGUMENTS}
     }
     if config.draft is not None:
         args["draft"] = _deadlines(config.draft)
     gpus = _num_gpus(target, cluster_has_gpus=cluster_has_gpus)
+    actor_options: dict[str, Any] = {"num_cpus": 0 if gpus else 1, "num_gpus": gpus}
+    if target.placement is not None:
+        actor_options["label_selector"] = label_of(target.placement)
     return {
         "name": target_app(name),
         "route_prefix": None,
@@ -74,7 +78,7 @@ def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str
                 "num_replicas": target.num_replicas,
                 # One more than the engine takes, so that the engine refuses, not a silent queue.
                 "max_ongoing_requests": target.max_batch + target.max_waiting + 8,
-                "ray_actor_options": {"num_cpus": 0 if gpus else 1, "num_gpus": gpus},
+                "ray_actor_options": actor_options,
             }
         ],
     }

@@ -23,6 +23,7 @@ LAYERS = {
     "models": {"core", "models", "config", "errors"},
     "engine": {"core", "models", "engine", "config", "errors"},
     "policy": {"policy", "errors"},
+    "kube": {"kube", "config", "errors"},
 }
 """What each package may import of our own; a layer sees itself and those below."""
 
@@ -31,6 +32,7 @@ FREE_OF_TORCH = [
     "config.py",
     "errors.py",
     "install.py",
+    "kube/values.py",
     "preflight.py",
     "core/cascade.py",
     "core/hashing.py",
