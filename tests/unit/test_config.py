@@ -122,7 +122,8 @@ def test_a_place_needs_the_models_of_its_targets_alone() -> None:
     """The draft's base is that of the place `draft`; without a place all are named, each once."""
     config = parse_config(
         "draft: {base: small}\n"
-        "targets: {a: {model: big, placement: p}, b: {model: big, placement: q}, c: {model: small}}",
+        "targets: {a: {model: big, placement: p}, b: {model: big, placement: q}, "
+        "c: {model: small}}",
         "some.yaml",
     )
     assert config.models_at("p") == ["big"]
