@@ -4,6 +4,7 @@
     ├── ConfigError        a config file is wrong; names the key or file           exit 2
     ├── ModelError         a checkpoint, wheel or tokenizer is wrong               exit 2
     ├── RunError           the machine or another run is in the way (port, disk)   exit 2
+    ├── ClusterError       a Kubernetes cluster is missing, refuses, or is not ready  exit 2
     └── RequestError       one HTTP request cannot be served                       400
         ├── UnknownModel       no target of that name                              404
         ├── BodyTooLarge       the body is over http.max_body_bytes                413
@@ -35,6 +36,10 @@ class ModelError(S2DError):
 
 class RunError(S2DError):
     """The machine or another run stands in the way: a taken port, a full disk, a second start."""
+
+
+class ClusterError(S2DError):
+    """A Kubernetes cluster cannot be reached, refuses something, or does not get ready."""
 
 
 class RequestError(S2DError):

@@ -18,8 +18,8 @@ from s2d_ray.serve.router import target_app
 
 POLL_S = 0.25
 APPS = "s2d_ray.serve.apps"
-NOT_ARGUMENTS = {"num_replicas", "placement"}
-"""Keys of a target that go under `deployments:`; the first of them restarts nothing there."""
+NOT_ARGUMENTS = {"num_replicas", "placement", "max_open_requests"}
+"""Keys that go under `deployments:`, where a new number restarts nothing."""
 
 
 def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def _router_args(config: AppConfig) -> dict[str, Any]:
             for name, target in config.targets.items()
         },
         "has_draft": config.draft is not None,
-        "http": as_written(config.http),
+        "http": {k: v for k, v in as_written(config.http).items() if k not in NOT_ARGUMENTS},
         "plan": as_written(config.plan),
     }
 

@@ -115,7 +115,7 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- $args := dict
   "targets" $facts
   "has_draft" (not (empty $config.draft))
-  "http" ($config.http | default dict)
+  "http" (omit $config.http "max_open_requests")
   "plan" ($config.plan | default dict) -}}
 {{- $deployment := dict
   "name" "router"
