@@ -113,10 +113,15 @@ def deploy(config: AppConfig) -> None:
     Raises RunError if Serve refuses the schema.
     """
     has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-    schema = ServeDeploySchema.model_validate(render(config, cluster_has_gpus=has_gpus))
+    deploy_document(render(config, cluster_has_gpus=has_gpus))
+
+
+def deploy_document(document: dict[str, Any]) -> None:
+    """Hand a Serve config to the controller, which is started if need be. Raises RunError."""
+    schema = ServeDeploySchema.model_validate(document)
     serve.start(
         proxy_location=schema.proxy_location,
-        http_options={"host": config.http.host, "port": config.http.port},
+        http_options={"host": schema.http_options.host, "port": schema.http_options.port},
     )
     client = _get_global_client()
     if client is None:

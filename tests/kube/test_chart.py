@@ -231,9 +231,11 @@ def test_pods_have_the_environment_of_s2d_serve() -> None:
         assert launcher.ENVIRONMENT.items() <= values.items()
 
 
-def test_a_draft_and_its_group_come_and_go_together() -> None:
-    objects = manifests("quickstart", "--set=config.draft=null")
-    assert "draft" not in groups_of(objects)
+def test_a_draft_comes_and_goes_without_a_new_cluster() -> None:
+    """Its group stays, and has no pods."""
+    without = "--set-json=config.draft={}"
+    assert groups_of(manifests("quickstart", without))["draft"]["minReplicas"] == 0
+    assert pod_templates(without) == pod_templates()
 
 
 def test_selectors_find_the_pods() -> None:
