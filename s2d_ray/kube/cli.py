@@ -11,7 +11,7 @@ import typer
 
 from s2d_ray.errors import ClusterError, ConfigError
 from s2d_ray.kube import manifest
-from s2d_ray.kube.changes import changes_of
+from s2d_ray.kube.changes import Change, changes_of
 from s2d_ray.kube.client import Cluster, connect
 from s2d_ray.kube.manifest import Item, read_manifest
 from s2d_ray.kube.state import Verdict, describe, describe_load, read_state, verdict
@@ -80,11 +80,7 @@ def diff(
 ) -> None:
     """Show what `apply` would change, and what each change does to what runs."""
     cluster = connect(kube_context, namespace, as_user)
-    lines = []
-    for item in read_manifest(file):
-        live = cluster.get(item)
-        wanted = cluster.apply(item, dry_run=True, force=force)
-        lines += [str(change) for change in changes_of(live, wanted)]
+    lines = [str(change) for _, changes in _planned(cluster, file, force) for change in changes]
     typer.echo("\n".join(lines) or "nothing changes")
 
 
@@ -98,14 +94,18 @@ def apply(
 ) -> None:
     """Apply a manifest on the server; nothing is applied if the server refuses any part of it."""
     cluster = connect(kube_context, namespace, as_user)
-    items = read_manifest(file)
-    for item in items:
-        cluster.apply(item, dry_run=True, force=force)
-    for item in items:
-        before = cluster.get(item)
-        after = cluster.apply(item, force=force)
-        changes = changes_of(before, after)
+    for item, changes in _planned(cluster, file, force):
+        if changes:
+            cluster.apply(item, force=force)
         typer.echo("\n".join(map(str, changes)) or f"{item}: unchanged")
+
+
+def _planned(cluster: Cluster, file: Path, force: bool) -> list[tuple[Item, list[Change]]]:
+    """What a dry run of each object would change; the server has refused none of them."""
+    return [
+        (item, changes_of(cluster.get(item), cluster.apply(item, dry_run=True, force=force)))
+        for item in read_manifest(file)
+    ]
 
 
 @kube_app.command()

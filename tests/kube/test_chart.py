@@ -23,6 +23,7 @@ from tests.kube.rendering import (
     Manifest,
     attempt,
     custom_schema,
+    documents,
     groups_of,
     helm,
     kubernetes_schema,
@@ -265,7 +266,9 @@ def test_plain_manifests_are_committed() -> None:
     made = chart_files.plain_manifests(tool("helm"))
     assert {path.name for path in PLAIN.glob("*.yaml")} == {*made, "kustomization.yaml"}
     for name, text in made.items():
-        assert (PLAIN / name).read_text(encoding="utf-8") == text, f"{name}: run make chart"
+        committed = (PLAIN / name).read_text(encoding="utf-8")
+        # Releases of Helm differ in empty lines.
+        assert documents(committed) == documents(text), f"{name}: run make chart"
 
 
 def test_kustomize_replaces_the_image_of_every_container() -> None:
