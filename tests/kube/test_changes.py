@@ -42,6 +42,31 @@ def named(live: Any, wanted: Any) -> dict[str, Effect]:
             "--set=config.targets.more.model=hub:a/b,config.targets.more.placement=cpu",
             {"application target-more": Effect.STARTED, "application router": Effect.RESTART},
         ),
+        (
+            "--set=config.draft.deadline_ms=9",
+            {
+                "application draft": Effect.RESTART,
+                "application target-smollm2-135m": Effect.RESTART,
+                "application target-smollm2-135m-int8": Effect.RESTART,
+            },
+        ),
+        (
+            "--set-json=config.draft={}",
+            {
+                "number of pods of draft": Effect.IN_PLACE,
+                "application draft": Effect.ENDED,
+                "application target-smollm2-135m": Effect.RESTART,
+                "application target-smollm2-135m-int8": Effect.RESTART,
+                "application router": Effect.RESTART,
+            },
+        ),
+        (
+            "--set=router.replicas=3",
+            {
+                "number of pods of router": Effect.IN_PLACE,
+                "application router": Effect.IN_PLACE,
+            },
+        ),
         ("--set=placements.cpu.max=3", {"number of pods of cpu": Effect.IN_PLACE}),
         (
             "--set=placements.cpu.resources.limits.cpu=4",

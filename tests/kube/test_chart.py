@@ -48,8 +48,26 @@ EVERYTHING = (
 )
 """Every switch of the chart, on the quickstart."""
 
-CASES = [(name, ()) for name in PRESETS] + [("quickstart", EVERYTHING)]
-each_case = pytest.mark.parametrize(("preset", "options"), CASES, ids=[*PRESETS, "everything"])
+ODD_NAMES = (
+    "--set-string=secrets.hub.existingSecret=123,secrets.rayToken.existingSecret=true",
+    "--set-string=secrets.redis.existingSecret=1e3,gcsFaultTolerance.redisAddress=6379",
+    "--set-string=image.pullSecrets={7},image.tag=1.0,network.ingress.className=1",
+    "--set-string=network.ingress.tlsSecret=0x1,network.ingress.host=1.5",
+    "--set-string=modelCache.type=claim,modelCache.existingClaim=12",
+    "--set=network.ingress.enabled=true,sharedMemory=536870912",
+    '--set-json=placements={"no":{"min":1,"max":1,"resources":{"limits":{"cpu":1,"memory":"2Gi"}}}}',
+    *(
+        f"--set=config.targets.{name}.placement=no"
+        for name in ("smollm2-135m", "smollm2-135m-int8")
+    ),
+)
+"""Names that YAML would take for numbers and truths."""
+
+CASES: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name in PRESETS]
+CASES += [("quickstart", EVERYTHING), ("quickstart", ODD_NAMES)]
+each_case = pytest.mark.parametrize(
+    ("preset", "options"), CASES, ids=[*PRESETS, "everything", "odd names"]
+)
 
 
 def containers(objects: list[Manifest]) -> list[Manifest]:
@@ -155,7 +173,7 @@ def test_every_container_is_bounded_and_without_rights(
     assert len(found) >= 7
     for container in found:
         assert {"cpu", "memory"} <= container["resources"]["limits"].keys()
-        assert re.fullmatch(rf"{re.escape(IMAGE)}:{re.escape(__version__)}", container["image"])
+        assert container["image"] in (f"{IMAGE}:{__version__}", f"{IMAGE}:1.0")
         security = container["securityContext"]
         assert security["readOnlyRootFilesystem"]
         assert security["runAsNonRoot"]

@@ -13,7 +13,7 @@
      app.kubernetes.io/name itself, and selects by it. */}}
 {{- define "s2d.selector" -}}
 app.kubernetes.io/part-of: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/* Labels of pods: nothing in them changes with the chart, for that would be a new cluster. */}}

@@ -28,7 +28,7 @@ seccompProfile:
 {{- with .Values.secrets.hub.existingSecret }}
 - name: HF_TOKEN
   valueFrom:
-    secretKeyRef: {name: {{ . }}, key: token}
+    secretKeyRef: {name: {{ . | quote }}, key: token}
 {{- end }}
 {{- end -}}
 
@@ -48,14 +48,14 @@ seccompProfile:
 - name: shm
   emptyDir:
     medium: Memory
-    sizeLimit: {{ .Values.sharedMemory }}
+    sizeLimit: {{ .Values.sharedMemory | quote }}
 - name: models
 {{- if eq .Values.modelCache.type "claim" }}
   persistentVolumeClaim:
-    claimName: {{ .Values.modelCache.existingClaim }}
+    claimName: {{ .Values.modelCache.existingClaim | quote }}
 {{- else }}
   emptyDir:
-    sizeLimit: {{ .Values.modelCache.size }}
+    sizeLimit: {{ .Values.modelCache.size | quote }}
 {{- end }}
 - name: config
   configMap:
@@ -72,7 +72,7 @@ either would make a new cluster of a new target.
 metadata:
   labels:
     {{- include "s2d.podLabels" $root | nindent 4 }}
-    app.kubernetes.io/component: {{ .name }}
+    app.kubernetes.io/component: {{ .name | quote }}
 spec:
   {{- if ne .name "head" }}
   automountServiceAccountToken: false
@@ -84,7 +84,7 @@ spec:
   {{- with $root.Values.image.pullSecrets }}
   imagePullSecrets:
     {{- range . }}
-    - name: {{ . }}
+    - name: {{ . | quote }}
     {{- end }}
   {{- end }}
   {{- with .group.nodeSelector }}
@@ -103,14 +103,14 @@ spec:
       labelSelector:
         matchLabels:
           {{- include "s2d.selector" $root | nindent 10 }}
-          app.kubernetes.io/component: {{ .name }}
+          app.kubernetes.io/component: {{ .name | quote }}
   {{- end }}
   {{- if .pulls }}
   initContainers:
     - name: pull-models
-      image: {{ include "s2d.image" $root }}
+      image: {{ include "s2d.image" $root | quote }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
-      command: [s2d, models, pull, --config, /etc/s2d-ray/config.json, --place, {{ .name }}]
+      command: [s2d, models, pull, --config, /etc/s2d-ray/config.json, --place, {{ .name | quote }}]
       securityContext:
         {{- include "s2d.containerSecurity" $root | nindent 8 }}
       env:
@@ -122,7 +122,7 @@ spec:
   {{- end }}
   containers:
     - name: {{ .container }}
-      image: {{ include "s2d.image" $root }}
+      image: {{ include "s2d.image" $root | quote }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
       securityContext:
         {{- include "s2d.containerSecurity" $root | nindent 8 }}
@@ -159,7 +159,7 @@ requests:
 {{- if gt (include "s2d.gpus" .group | int) 0 -}}
 {{- $idle = .root.Values.autoscaling.gpuIdleTimeoutSeconds -}}
 {{- end -}}
-- groupName: {{ .name }}
+- groupName: {{ .name | quote }}
   replicas: {{ .min }}
   minReplicas: {{ .min }}
   maxReplicas: {{ .max }}
