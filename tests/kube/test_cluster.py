@@ -19,7 +19,7 @@ import yaml
 from kubernetes import client, config
 from typer.testing import CliRunner
 
-from s2d_ray.errors import S2DError
+from s2d_ray.errors import ClusterError, S2DError
 from s2d_ray.kube.cli import kube_app
 from s2d_ray.kube.manifest import Item
 from s2d_ray.serve.strict import troubles_of
@@ -257,6 +257,69 @@ def test_status_and_wait_say_what_the_operator_wrote(
     assert ("still not ready after 0.1 s" in said) == (verdict.value == "waiting")
 
 
+def play(server: Server, monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
+    """Each time the command sleeps, the operator goes one state further; then all is stopped."""
+    left = list(names)
+
+    def step(seconds: float) -> None:
+        if not left:
+            raise ClusterError("stopped by the test")
+        write_status(server, STATUSES[left.pop(0)][0])
+
+    monkeypatch.setattr("s2d_ray.kube.cli.time.sleep", step)
+
+
+def test_wait_says_each_state_once_and_ends_when_all_run(
+    applied: str, kuberay: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(kuberay, monkeypatch, ["pending", "pending", "unhealthy", "ready"])
+    assert s2d_kube("wait", "s2d-ray") == Said(
+        [
+            "s2d-ray: the operator has not seen this version yet; does it run?",
+            "s2d-ray: not ready: Initializing: no cluster yet",
+            "s2d-ray: target-a is UNHEALTHY",
+            "s2d-ray: ready",
+        ],
+        None,
+    )
+
+
+def test_wait_ends_at_once_when_an_application_cannot_start(
+    applied: str, kuberay: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(kuberay, monkeypatch, ["upgrade", "upgrade that cannot start"])
+    error = s2d_kube("wait", "s2d-ray").error
+    assert error == "s2d-ray: target-a cannot start: ModelError: no such model"
+
+
+def test_watch_shows_each_change_and_nothing_twice(
+    applied: str, kuberay: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(kuberay, monkeypatch, ["ready", "ready", "upgrade"])
+    said = s2d_kube("status", "s2d-ray", "--watch")
+    assert said.error == "stopped by the test"
+    assert [line for line in said.lines if line.startswith("s2d-ray: ")] == [
+        "s2d-ray: the operator has not seen this version yet; does it run?; 0 pods take requests",
+        "s2d-ray: ready; 2 pods take requests",
+        "s2d-ray: an upgrade to two is under way; 0 pods take requests",
+    ]
+
+
+def test_in_a_pod_its_service_account_is_used(
+    applied: str, kuberay: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no kubeconfig; the namespace is that of the pod."""
+    use(Server(tmp_path, tmp_path / "none"), monkeypatch)
+    (tmp_path / "namespace").write_text("default\n")
+    monkeypatch.setattr("s2d_ray.kube.client.IN_CLUSTER_NAMESPACE", tmp_path / "namespace")
+
+    def of_the_pod(client_configuration: client.Configuration) -> None:
+        config.load_kube_config(str(kuberay.kubeconfig), client_configuration=client_configuration)
+
+    monkeypatch.setattr(config, "load_incluster_config", of_the_pod)
+    assert s2d_kube("status", "s2d-ray").error is None
+
+
 def test_a_change_is_waited_for_although_the_last_version_is_ready(
     applied: str, kuberay: Server, tmp_path: Path
 ) -> None:
@@ -331,10 +394,11 @@ def test_helm_installs_upgrades_rolls_back_and_uninstalls(
         f"HELM_{use}_HOME": str(tmp_path / use) for use in ("CACHE", "CONFIG", "DATA")
     }
 
-    def helm(*arguments: str) -> None:
+    def helm(*arguments: str) -> str:
         command = [tool("helm"), "--kubeconfig", str(kuberay.kubeconfig), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def max_batch() -> Any:
         text = cluster_of(kuberay).service("s2d-ray")["spec"]["serveConfigV2"]
@@ -347,7 +411,9 @@ def test_helm_installs_upgrades_rolls_back_and_uninstalls(
 
     preset = str(CHART / "presets" / "quickstart.yaml")
     values = ("-f", preset, "--set", f"image.repository={IMAGE}", NO_BUDGET)
-    helm("install", "s2d-ray", str(CHART), *values)
+    notes = helm("install", "s2d-ray", str(CHART), *values)
+    assert "s2d kube wait s2d-ray -n default" in notes
+    assert "the loss of Ray's head ends the cluster" in notes
     assert max_batch() is None
     four = "--set=config.targets.smollm2-135m.max_batch=4"
     helm("upgrade", "s2d-ray", str(CHART), *values, four)
