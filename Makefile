@@ -10,7 +10,7 @@ VENV := .venv
 INSTALL := $(PYTHON) s2d_ray/install.py --torch-index "$(TORCH_INDEX)"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test lint exact soak fuzz setup setup-dev clean
+.PHONY: help serve stop test lint exact soak fuzz chart kube-tools setup setup-dev clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,12 @@ soak: setup-dev ## ten minutes of random traffic on tiny models; ARGS go to it
 
 fuzz: setup-dev ## send the API thousands of right and wrong requests; ARGS go to it
 	@$(VENV)/bin/python -m tests.fuzz $(ARGS)
+
+chart: kube-tools ## write what of the Helm chart and of k8s/ is made from the models
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m s2d_ray.kube.chart_files
+
+kube-tools: setup-dev ## fetch helm and kubectl into .venv/, for the tests of the chart
+	@$(VENV)/bin/python tests/kube/fetch_tools.py $(VENV)/bin
 
 setup: ## install what serving needs into .venv/
 	@$(PYTHON) s2d_ray/preflight.py

@@ -185,10 +185,23 @@ def bench(context: typer.Context) -> None:
     _hand_on(bench_app, context)
 
 
-def _hand_on(inner: typer.Typer, context: typer.Context) -> None:
+@_sub_commands
+def kube(context: typer.Context) -> None:
+    """Apply to Kubernetes, and look at it (`s2d kube --help`)."""
+    from s2d_ray.kube.cli import kube_app
+
+    def check_document(document: Any) -> list[str]:
+        from s2d_ray.serve.strict import troubles_of
+
+        return troubles_of(document)
+
+    _hand_on(kube_app, context, check_document)
+
+
+def _hand_on(inner: typer.Typer, context: typer.Context, handed: object = None) -> None:
     """Let another app parse the words behind a command."""
     command: Any = typer.main.get_command(inner)
-    command(args=context.args, prog_name=f"s2d {context.info_name}")
+    command(args=context.args, prog_name=f"s2d {context.info_name}", obj=handed)
 
 
 def main() -> None:

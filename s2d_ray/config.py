@@ -36,6 +36,9 @@ MAX_PROPOSAL = 32
 MAX_TREE_WIDTH = 8
 """Most guesses a plan may ask for behind one token."""
 
+PLACEMENT_NAME = r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$"
+"""Of a group of nodes; short, since names of pods are made from it."""
+
 
 def _is_loopback(host: str) -> bool:
     try:
@@ -150,6 +153,11 @@ class TargetConfig(EngineConfig):
     )
     prefix_cache: bool = Field(True, description="Copy common beginnings of texts, once computed.")
     num_replicas: int = Field(1, ge=1, description="Replicas of this target.")
+    placement: str | None = Field(
+        None,
+        pattern=PLACEMENT_NAME,
+        description="Group of nodes that the replicas run on; `s2d serve` has one node for all.",
+    )
 
     @model_validator(mode="after")
     def _gpus_on_gpu(self) -> TargetConfig:
@@ -210,6 +218,15 @@ class AppConfig(Section):
     targets: dict[str, TargetConfig] = Field(
         min_length=1, description="Targets by name; the name is the API's `model`."
     )
+
+    def models_at(self, place: str | None = None) -> list[str]:
+        """Sources of all models, each once; with a place, those of a placement or of `draft`."""
+        names = {
+            target.model for target in self.targets.values() if place in (None, target.placement)
+        }
+        if self.draft is not None and self.draft.base is not None and place in (None, "draft"):
+            names.add(self.draft.base)
+        return sorted(names)
 
     @field_validator("targets")
     @classmethod

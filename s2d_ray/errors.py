@@ -5,6 +5,7 @@
     ├── ModelError         a checkpoint, wheel or tokenizer is wrong               exit 2
     ├── DataError          a file of prompts or a corpus is wrong; names the file  exit 2
     ├── RunError           the machine or another run is in the way (port, disk)   exit 2
+    ├── ClusterError       a Kubernetes cluster is missing, refuses, or is not ready  exit 2
     └── RequestError       one HTTP request cannot be served                       400
         ├── UnknownModel       no target of that name                              404
         ├── BodyTooLarge       the body is over http.max_body_bytes                413
@@ -40,6 +41,10 @@ class DataError(S2DError):
 
 class RunError(S2DError):
     """The machine or another run stands in the way: a taken port, a full disk, a second start."""
+
+
+class ClusterError(S2DError):
+    """A Kubernetes cluster cannot be reached, refuses something, or does not get ready."""
 
 
 class RequestError(S2DError):

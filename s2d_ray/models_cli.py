@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,11 +24,21 @@ def pull(
             "without it the quickstart's."
         ),
     ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Fetch what this config names, instead of SOURCES.")
+    ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option(help="With --config: only what runs on this placement, or `draft`."),
+    ] = None,
 ) -> None:
     """Download and convert models, so that a later start needs no network."""
+    from s2d_ray.config import load_config
     from s2d_ray.models.sources import resolve
 
-    for source in sources or [QUICKSTART]:
+    if config is not None:
+        sources = load_config(config).models_at(place)
+    for source in [QUICKSTART] if sources is None else sources:
         folder = resolve(source, report=lambda line: typer.echo(line, err=True))
         typer.echo(folder)
 

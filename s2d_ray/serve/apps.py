@@ -18,6 +18,7 @@ from s2d_ray.config import HttpConfig, PlanConfig
 from s2d_ray.serve.draft_actor import DraftActor
 from s2d_ray.serve.draft_manager import DraftManager
 from s2d_ray.serve.ingress import build_app
+from s2d_ray.serve.places import CONTROL, DRAFT, ROUTER, label_of
 from s2d_ray.serve.router import Router, TargetFacts
 from s2d_ray.serve.target import TargetReplica
 
@@ -67,6 +68,7 @@ def create_draft_actor(config: dict[str, Any], num_gpus: int) -> Any:
     actor_class = remote(
         num_cpus=0 if num_gpus else 1,
         num_gpus=num_gpus,
+        label_selector=label_of(DRAFT),
         max_concurrency=CALLS_IN_FLIGHT,
         concurrency_groups={"health": 2},
     )(DraftActor)
@@ -80,7 +82,7 @@ def build_draft(args: DraftArgs) -> Application:
         max_ongoing_requests=CALLS_IN_FLIGHT,
         graceful_shutdown_timeout_s=2,
         graceful_shutdown_wait_loop_s=LOOK_EVERY_S,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "label_selector": label_of(CONTROL)},
     )(DraftManager)
     return deployment.bind(args.draft, partial(create_draft_actor, num_gpus=args.num_gpus))
 
@@ -106,6 +108,6 @@ def build_router(args: RouterArgs) -> Application:
         name="router",
         graceful_shutdown_timeout_s=5,
         graceful_shutdown_wait_loop_s=LOOK_EVERY_S,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "label_selector": label_of(ROUTER)},
     )(serve.ingress()(Ingress))
     return deployment.bind(args)

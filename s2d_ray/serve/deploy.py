@@ -13,12 +13,13 @@ from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
 from s2d_ray.config import AppConfig, DraftConfig, EngineConfig, TargetConfig, as_written
 from s2d_ray.errors import ModelError, RunError
+from s2d_ray.serve.places import label_of
 from s2d_ray.serve.router import target_app
 
 POLL_S = 0.25
 APPS = "s2d_ray.serve.apps"
-IN_PLACE = {"num_replicas"}
-"""Keys of a target that go under `deployments:`, so that changing them restarts nothing."""
+NOT_ARGUMENTS = {"num_replicas", "placement", "max_open_requests"}
+"""Keys that go under `deployments:`, where a new number restarts nothing."""
 
 
 def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
@@ -58,11 +59,14 @@ def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
 def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
     target = config.targets[name]
     args: dict[str, Any] = {
-        "target": {k: v for k, v in as_written(target).items() if k not in IN_PLACE}
+        "target": {k: v for k, v in as_written(target).items() if k not in NOT_ARGUMENTS}
     }
     if config.draft is not None:
         args["draft"] = _deadlines(config.draft)
     gpus = _num_gpus(target, cluster_has_gpus=cluster_has_gpus)
+    actor_options: dict[str, Any] = {"num_cpus": 0 if gpus else 1, "num_gpus": gpus}
+    if target.placement is not None:
+        actor_options["label_selector"] = label_of(target.placement)
     return {
         "name": target_app(name),
         "route_prefix": None,
@@ -74,7 +78,7 @@ def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str
                 "num_replicas": target.num_replicas,
                 # One more than the engine takes, so that the engine refuses, not a silent queue.
                 "max_ongoing_requests": target.max_batch + target.max_waiting + 8,
-                "ray_actor_options": {"num_cpus": 0 if gpus else 1, "num_gpus": gpus},
+                "ray_actor_options": actor_options,
             }
         ],
     }
@@ -87,7 +91,7 @@ def _router_args(config: AppConfig) -> dict[str, Any]:
             for name, target in config.targets.items()
         },
         "has_draft": config.draft is not None,
-        "http": as_written(config.http),
+        "http": {k: v for k, v in as_written(config.http).items() if k not in NOT_ARGUMENTS},
         "plan": as_written(config.plan),
     }
 
@@ -109,10 +113,15 @@ def deploy(config: AppConfig) -> None:
     Raises RunError if Serve refuses the schema.
     """
     has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-    schema = ServeDeploySchema.model_validate(render(config, cluster_has_gpus=has_gpus))
+    deploy_document(render(config, cluster_has_gpus=has_gpus))
+
+
+def deploy_document(document: dict[str, Any]) -> None:
+    """Hand a Serve config to the controller, which is started if need be. Raises RunError."""
+    schema = ServeDeploySchema.model_validate(document)
     serve.start(
         proxy_location=schema.proxy_location,
-        http_options={"host": config.http.host, "port": config.http.port},
+        http_options={"host": schema.http_options.host, "port": schema.http_options.port},
     )
     client = _get_global_client()
     if client is None:

@@ -32,6 +32,13 @@ LOGICAL_CPUS = 16
 OBJECT_STORE_BYTES = 100 * 2**20
 LONGEST_SOCKET_PATH = 107
 SOCKET_BELOW_TEMP = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""What every process of a cluster has alike, on one machine or on Kubernetes."""
 WATCH_S = 1.0
 WARN_EVERY_S = 600.0
 
@@ -74,8 +81,10 @@ def bring_up(config: AppConfig, temp_dir: Path) -> None:
     if troubles := check_config(config):  # now the models are there to be looked at
         raise ConfigError("\n".join(troubles))
     os.environ["HF_HUB_OFFLINE"] = "1"  # no replica reaches out
+    from s2d_ray.serve.places import labels_of_all
+
     with stage("Ray"):
-        start_ray(temp_dir)
+        start_ray(temp_dir, labels_of_all(config))
     take_signals(in_order(temp_dir))  # ray.init has put its own handler for SIGTERM
     from s2d_ray.serve import deploy
 
@@ -156,24 +165,18 @@ def set_environment(temp_dir: Path) -> None:
     os.environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
-        "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
-        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
-        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
         # Left unset, Ray makes it 1 for every actor that asks for less than two CPUs.
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
-        "OMP_WAIT_POLICY": "PASSIVE",
     }
+    os.environ |= ENVIRONMENT
 
 
 def fetch_models(config: AppConfig) -> None:
     """Have every model in the cache and the draft built, so that no replica waits for a network."""
     from s2d_ray.models import draft_files, sources
 
-    names = {target.model for target in config.targets.values()}
-    if config.draft is not None and config.draft.base is not None:
-        names.add(config.draft.base)
-    for name in sorted(names):
+    for name in config.models_at():
         with stage(f"model {name}"):
             sources.resolve(name, report=say)
     if config.draft is not None:
@@ -181,8 +184,8 @@ def fetch_models(config: AppConfig) -> None:
             draft_files.ensure_draft(config.draft, report=say)
 
 
-def start_ray(temp_dir: Path) -> None:
-    """Start a Ray of our own; never join another."""
+def start_ray(temp_dir: Path, labels: dict[str, str]) -> None:
+    """Start a Ray of our own, its one node with these labels; never join another."""
     import ray
     import ray.serve
 
@@ -192,6 +195,7 @@ def start_ray(temp_dir: Path) -> None:
             address="local",
             include_dashboard=False,
             num_cpus=LOGICAL_CPUS,
+            labels=labels,
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
             configure_logging=False,

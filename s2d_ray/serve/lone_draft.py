@@ -35,9 +35,10 @@ def lone_draft(config: DraftConfig, num_gpus: int, temp_dir: Path) -> Iterator[S
 
     from s2d_ray.serve.apps import create_draft_actor
     from s2d_ray.serve.link import sender
+    from s2d_ray.serve.places import DRAFT, label_of
 
     try:
-        launcher.start_ray(temp_dir)
+        launcher.start_ray(temp_dir, label_of(DRAFT))
         actor = create_draft_actor(as_written(config), num_gpus)
         ray.get(actor.health.remote(), timeout=config.start_timeout_s)
         yield sender(actor)

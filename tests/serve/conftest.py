@@ -21,7 +21,7 @@ os.environ |= {
 }
 os.environ.pop("RAY_ADDRESS", None)
 
-from tests.serve.service import QUICKSTART, Service  # noqa: E402  (the variables come first)
+from tests.serve.service import PLACEMENT, QUICKSTART, Service  # noqa: E402  (the variables come first)
 
 
 @pytest.fixture(scope="package")
@@ -32,10 +32,15 @@ def service(smollm2: Path) -> Iterator[Service]:
 
     from s2d_ray.models.draft_files import ensure_draft
     from s2d_ray.serve import deploy
+    from s2d_ray.serve.places import labels_of_all
 
     assert QUICKSTART.draft is not None
     config = QUICKSTART.model_copy(
         update={
+            "targets": {
+                name: target.model_copy(update={"placement": PLACEMENT})
+                for name, target in QUICKSTART.targets.items()
+            },
             "http": QUICKSTART.http.model_copy(update={"port": _free_port()}),
             "draft": QUICKSTART.draft.model_copy(update={"health_timeout_s": 3.0}),
         }
@@ -53,6 +58,7 @@ def service(smollm2: Path) -> Iterator[Service]:
             initialize_head=True,
             head_node_args={
                 "num_cpus": 16,
+                "labels": labels_of_all(config),
                 "object_store_memory": 80 * 2**20,
                 "include_dashboard": False,
                 "temp_dir": str(temp_dir),

@@ -16,6 +16,7 @@ from s2d_ray.config import AppConfig, load_config
 
 QUICKSTART = load_config(Path(__file__).parents[2] / "deployments" / "quickstart.yaml")
 TARGETS = tuple(QUICKSTART.targets)
+PLACEMENT = "cpu"
 PATIENCE_S = 120.0
 
 PROMPTS = (

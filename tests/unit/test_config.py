@@ -116,3 +116,17 @@ def test_the_configured_plan_is_the_plan_of_the_core() -> None:
     config = parse_config(TARGET + "plan: {exit_thresholds: [0.1], max_proposal: 2}", "some.yaml")
     plan = config.plan.plan()
     assert (plan.exit_thresholds, plan.stop_threshold, plan.max_proposal) == ((0.1,), 0.0, 2)
+
+
+def test_a_place_needs_the_models_of_its_targets_alone() -> None:
+    """The draft's base is that of the place `draft`; without a place all are named, each once."""
+    config = parse_config(
+        "draft: {base: small}\n"
+        "targets: {a: {model: big, placement: p}, b: {model: big, placement: q}, "
+        "c: {model: small}}",
+        "some.yaml",
+    )
+    assert config.models_at("p") == ["big"]
+    assert config.models_at("draft") == ["small"]
+    assert config.models_at("router") == []
+    assert config.models_at() == ["big", "small"]

@@ -9,6 +9,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from s2d_ray.config import AppConfig, load_config
 from s2d_ray.serve.deploy import render
+from s2d_ray.serve.places import labels_of_all
 
 QUICKSTART = load_config(Path(__file__).parents[2] / "deployments" / "quickstart.yaml")
 
@@ -77,3 +78,15 @@ def test_a_target_over_several_gpus_asks_for_all_of_them() -> None:
 
     assert asked(gpus=True) == 4
     assert asked(gpus=False) == 0
+
+
+def test_a_placement_is_asked_for_by_label_and_the_one_node_of_s2d_serve_has_it() -> None:
+    """In no application's arguments, so that the args of others do not know it either."""
+    config = _with_target(placement="big")
+    before, after = _apps(QUICKSTART), _apps(config)
+    assert all(before[name]["args"] == after[name]["args"] for name in before)
+    [deployment] = after["target-smollm2-135m"]["deployments"]
+    wanted = deployment["ray_actor_options"]["label_selector"]
+    assert wanted == {"s2d-ray/big": "true"}
+    assert wanted.items() <= labels_of_all(config).items()
+    assert {"s2d-ray/router", "s2d-ray/control", "s2d-ray/draft"} <= labels_of_all(config).keys()

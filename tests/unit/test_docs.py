@@ -14,6 +14,8 @@ from s2d_ray.config import (
     Section,
     TargetConfig,
 )
+from s2d_ray.kube.chart_files import presets
+from s2d_ray.kube.cli import kube_app
 from s2d_ray.models_cli import QUICKSTART
 from s2d_ray.serve.openai.fields import Kind, table
 from s2d_ray.serve.openai.sampling import SpeculationOptions
@@ -55,10 +57,18 @@ def test_the_readme_shows_the_tree_that_is_there() -> None:
     assert folders <= package
     for folder in ("deployments", "docs", "tests"):
         assert f"{folder}/" in tree
-    for page in ("configuration", "api", "training", "exactness", "benchmarks", "decisions"):
+    pages = ("configuration", "api", "training", "kubernetes", "exactness", "benchmarks", "decisions")
+    for page in pages:
         assert (ROOT / "docs" / f"{page}.md").exists()
 
 
 def test_the_quickstart_names_the_source_that_pull_fetches() -> None:
     """`s2d models pull` without arguments is the quickstart's model, hash and all."""
     assert f'"{QUICKSTART}"' in (ROOT / "deployments" / "quickstart.yaml").read_text()
+
+
+def test_the_page_on_kubernetes_names_every_command_and_preset() -> None:
+    document = (ROOT / "docs" / "kubernetes.md").read_text()
+    commands = [command.callback.__name__ for command in kube_app.registered_commands]
+    assert [name for name in commands if f"| `{name} " not in document] == []
+    assert [name for name in presets() if f"| `{name}` |" not in document] == []

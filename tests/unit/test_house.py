@@ -24,6 +24,7 @@ LAYERS = {
     "engine": {"core", "models", "engine", "config", "errors"},
     "policy": {"policy", "errors"},
     "train": {"core", "models", "engine", "train", "config", "errors", "cli"},
+    "kube": {"kube", "config", "errors"},
 }
 """What each package may import of our own; a layer sees itself and those below."""
 
@@ -32,6 +33,7 @@ FREE_OF_TORCH = [
     "config.py",
     "errors.py",
     "install.py",
+    "kube/values.py",
     "preflight.py",
     "core/cascade.py",
     "core/hashing.py",

@@ -1,0 +1,132 @@
+{{/*
+The Serve document, from `config`. `s2d serve` makes the same one by s2d_ray/serve/deploy.py; the test
+tests/kube/test_serve_document.py compares the two. Arguments hold what is written in `config`, as it
+is written, so that a change restarts one application alone.
+
+It is JSON: there, a whole number never becomes 1e+06.
+*/}}
+{{- define "s2d.serveConfig" -}}
+{{- include "s2d.checkConfig" . -}}
+{{- $config := .Values.config -}}
+{{- $apps := list -}}
+{{- if $config.draft -}}
+{{- $apps = append $apps (include "s2d.draftApp" . | fromJson) -}}
+{{- end -}}
+{{- range $name, $target := $config.targets -}}
+{{- $apps = append $apps (include "s2d.targetApp" (dict "root" $ "name" $name "target" $target) | fromJson) -}}
+{{- end -}}
+{{- $apps = append $apps (include "s2d.routerApp" . | fromJson) -}}
+{{- $http := dict "host" $config.http.host "port" (include "s2d.port" . | int) -}}
+{{- dict "proxy_location" "EveryNode" "http_options" $http "applications" $apps | toPrettyJson -}}
+{{- end -}}
+
+{{- define "s2d.checkConfig" -}}
+{{- $http := .Values.config.http | default dict -}}
+{{- if ne ($http.host | default "") "0.0.0.0" -}}
+{{- fail "config.http.host: must be 0.0.0.0, so that the pods of other nodes reach the API" -}}
+{{- end -}}
+{{- if not $http.allow_unauthenticated -}}
+{{- fail "config.http.allow_unauthenticated: the API asks nobody for a key; set it to true to say that network.policy and network.ingress guard it" -}}
+{{- end -}}
+{{- if and (eq .Values.modelCache.type "claim") (not .Values.modelCache.existingClaim) -}}
+{{- fail "modelCache.existingClaim: name a ReadWriteMany claim, or choose the type emptyDir" -}}
+{{- end -}}
+{{- range $name, $target := .Values.config.targets -}}
+{{- $where := printf "config.targets.%s" $name -}}
+{{- $placement := $target.placement | default "" -}}
+{{- if not (hasKey $.Values.placements $placement) -}}
+{{- fail (printf "%s.placement: must be one of placements: %s" $where (keys $.Values.placements | sortAlpha | join ", " | default "none is there")) -}}
+{{- end -}}
+{{- $has := include "s2d.gpus" (get $.Values.placements $placement) | int -}}
+{{- $wants := include "s2d.gpusOf" (dict "root" $ "section" "target" "engine" $target "has" $has) | int -}}
+{{- if gt $wants $has -}}
+{{- fail (printf "%s.num_gpus: a replica takes %d, but a pod of placements.%s has %d" $where $wants $placement $has) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* GPUs of one replica. Takes root, section, engine, has: the GPUs of a pod it runs on. */}}
+{{- define "s2d.gpusOf" -}}
+{{- $defaults := get (.root.Files.Get "files/defaults.json" | fromJson) .section -}}
+{{- $device := .engine.device | default $defaults.device -}}
+{{- if or (eq $device "cuda") (and (eq $device "auto") (gt (.has | int) 0)) -}}
+{{- .engine.num_gpus | default $defaults.num_gpus | default 1 | int -}}
+{{- else -}}
+0
+{{- end -}}
+{{- end -}}
+
+{{- define "s2d.draftApp" -}}
+{{- $draft := .Values.config.draft -}}
+{{- $has := include "s2d.gpus" .Values.draft | int -}}
+{{- $gpus := include "s2d.gpusOf" (dict "root" . "section" "draft" "engine" $draft "has" $has) | int -}}
+{{- if gt $gpus $has -}}
+{{- fail "config.draft.device: is cuda, but draft.resources.limits has no GPU" -}}
+{{- end -}}
+{{- dict
+  "name" "draft"
+  "route_prefix" nil
+  "import_path" "s2d_ray.serve.apps:build_draft"
+  "args" (dict "draft" $draft "num_gpus" $gpus)
+| toJson -}}
+{{- end -}}
+
+{{- define "s2d.targetApp" -}}
+{{- $config := .root.Values.config -}}
+{{- $defaults := .root.Files.Get "files/defaults.json" | fromJson -}}
+{{- $target := .target -}}
+{{- $args := dict "target" (omit $target "num_replicas" "placement") -}}
+{{- with $config.draft -}}
+{{- $deadlines := dict
+  "deadline_ms" (.deadline_ms | default $defaults.draft.deadline_ms)
+  "force_deadline_ms" (.force_deadline_ms | default $defaults.draft.force_deadline_ms) -}}
+{{- $_ := set $args "draft" $deadlines -}}
+{{- end -}}
+{{- $has := include "s2d.gpus" (get .root.Values.placements $target.placement) | int -}}
+{{- $gpus := include "s2d.gpusOf" (dict "root" .root "section" "target" "engine" $target "has" $has) | int -}}
+{{- $options := dict
+  "num_cpus" (ternary 0 1 (gt $gpus 0))
+  "num_gpus" $gpus
+  "label_selector" (dict (printf "s2d-ray/%s" $target.placement) "true") -}}
+{{- $batch := $target.max_batch | default $defaults.target.max_batch | int -}}
+{{- $waiting := dig "max_waiting" $defaults.target.max_waiting $target | int -}}
+{{- $deployment := dict
+  "name" "target"
+  "num_replicas" ($target.num_replicas | default $defaults.target.num_replicas)
+  "max_ongoing_requests" (add $batch $waiting 8)
+  "ray_actor_options" $options -}}
+{{- dict
+  "name" (printf "target-%s" .name)
+  "route_prefix" nil
+  "import_path" "s2d_ray.serve.apps:build_target"
+  "args" $args
+  "deployments" (list $deployment)
+| toJson -}}
+{{- end -}}
+
+{{- define "s2d.routerApp" -}}
+{{- $config := .Values.config -}}
+{{- $defaults := .Files.Get "files/defaults.json" | fromJson -}}
+{{- $facts := dict -}}
+{{- range $name, $target := $config.targets -}}
+{{- $context := $target.max_context | default $defaults.target.max_context -}}
+{{- $_ := set $facts $name (dict "model" $target.model "max_context" $context) -}}
+{{- end -}}
+{{- $args := dict
+  "targets" $facts
+  "has_draft" (not (empty $config.draft))
+  "http" (omit $config.http "max_open_requests")
+  "plan" ($config.plan | default dict) -}}
+{{- $deployment := dict
+  "name" "router"
+  "num_replicas" .Values.router.replicas
+  "max_replicas_per_node" 1
+  "max_ongoing_requests" ($config.http.max_open_requests | default $defaults.http.max_open_requests) -}}
+{{- dict
+  "name" "router"
+  "route_prefix" "/"
+  "import_path" "s2d_ray.serve.apps:build_router"
+  "args" $args
+  "deployments" (list $deployment)
+| toJson -}}
+{{- end -}}

@@ -1,0 +1,1 @@
+"""Kubernetes: the values of the Helm chart, and a client for what it installs."""
