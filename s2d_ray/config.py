@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -218,16 +218,36 @@ def as_written(section: Section) -> dict[str, Any]:
 
 def parse_config(text: str, origin: str) -> AppConfig:
     """Parse YAML text. Raises ConfigError that names `origin`, the key and what is wrong."""
+    return parse_section(AppConfig, text, origin)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def parse_section(kind: type[AnySection], text: str, origin: str) -> AnySection:
+    """Parse YAML text. Raises ConfigError that names `origin`, the key and what is wrong."""
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: not valid YAML: {error}") from None
+        raise ConfigError(f"{origin}: not valid YAML{_place(error)}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{origin}: expected a mapping with 'targets:' at the top level")
+        raise ConfigError(f"{origin}: expected a mapping at the top level")
+    return check_section(kind, tree, origin)
+
+
+def check_section(kind: type[AnySection], tree: Any, origin: str) -> AnySection:
+    """Check a tree of plain values. Raises ConfigError that names `origin` and the key."""
     try:
-        return AppConfig.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, origin)) from None
+
+
+def _place(error: yaml.YAMLError) -> str:
+    """Where and why, without the text around it, which may hold a secret."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return ""
+    return f", line {error.problem_mark.line + 1}: {error.problem}"
 
 
 def load_config(path: Path) -> AppConfig:

@@ -49,7 +49,7 @@ def test_the_command_is_named_as_the_project_says() -> None:
     commands = {
         command.name or command.callback.__name__ for command in cli.app.registered_commands
     }
-    assert commands == {"serve", "stop", "check", "chat", "models", "bench"}
+    assert commands == {"serve", "stop", "check", "chat", "models", "tenant", "bench"}
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])

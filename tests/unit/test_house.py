@@ -32,6 +32,7 @@ FREE_OF_TORCH = [
     "errors.py",
     "install.py",
     "preflight.py",
+    "tenants.py",
     "core/cascade.py",
     "core/hashing.py",
     "core/params.py",
