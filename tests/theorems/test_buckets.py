@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2d_ray.policy.buckets import Bucket
@@ -25,6 +25,7 @@ steps = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(steps)
 def test_over_any_window_taken_minus_refunded_is_at_most_the_bucket_and_its_refill(
     script: list[tuple[float, int, int, float]],
@@ -49,6 +50,7 @@ def test_over_any_window_taken_minus_refunded_is_at_most_the_bucket_and_its_refi
             assert total <= CAPACITY * (1 + (end_s - start_s) / 60) + SLACK
 
 
+@settings(deadline=None)
 @given(st.integers(1, CAPACITY), st.floats(0.0, 120.0))
 def test_after_the_wait_it_names_the_amount_is_there(amount: int, pause_s: float) -> None:
     bucket = Bucket.full(CAPACITY, 0.0)

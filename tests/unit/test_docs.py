@@ -15,8 +15,10 @@ from s2d_ray.config import (
     TargetConfig,
 )
 from s2d_ray.models_cli import QUICKSTART
+from s2d_ray.policy.limits import Reason
 from s2d_ray.serve.openai.fields import Kind, table
 from s2d_ray.serve.openai.sampling import SpeculationOptions
+from s2d_ray.tenants import KeyConfig, OwnerConfig, TenantConfig, TenantsFile
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +31,19 @@ def test_every_config_key_is_documented_with_its_meaning(section: type[Section])
         assert field.description, f"{section.__name__}.{name} has no description"
         assert f"| `{name}` |" in document
         assert field.description in document
+
+
+@pytest.mark.parametrize("section", [TenantsFile, OwnerConfig, TenantConfig, KeyConfig])
+def test_every_key_of_the_tenants_file_is_documented(section: type[Section]) -> None:
+    document = (ROOT / "docs" / "tenants.md").read_text()
+    for name, field in section.model_fields.items():
+        assert field.description in document
+        assert f"| `{name}` |" in document
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_of_a_refusal_is_documented(reason: Reason) -> None:
+    assert f"`{reason}`" in (ROOT / "docs" / "tenants.md").read_text()
 
 
 @pytest.mark.parametrize("kind", list(Kind))
