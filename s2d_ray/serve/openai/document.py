@@ -40,8 +40,11 @@ ANSWERS: tuple[type[BaseModel], ...] = (
 REF = "#/components/schemas/{model}"
 ERRORS = {
     400: "a field is wrong, or the body is no JSON",
+    401: "no API key, or not a valid one",
+    403: "the key's owner may not do this",
     404: "there is no such model",
     413: "the body is too large",
+    429: "the tenant has used up a limit",
     500: "an error of the server's own",
     503: "the target cannot take it now",
     504: "the target did not answer in time",
