@@ -8,6 +8,7 @@
         ├── Unauthorized       no key, or not a valid one                          401
         ├── Forbidden          the tenant of this key may not do this              403
         ├── UnknownModel       no target of that name                              404
+        ├── UnknownKey         no API key of that id                               404
         ├── BodyTooLarge       the body is over http.max_body_bytes                413
         ├── RateLimited        the tenant has used up a limit; try again later     429
         └── Unavailable        no replica can take it now; try again               503
@@ -87,6 +88,12 @@ class Forbidden(RequestError):
 
 class UnknownModel(RequestError):
     """No target of that name is deployed."""
+
+    status = 404
+
+
+class UnknownKey(RequestError):
+    """No API key of that id is in the tenants file."""
 
     status = 404
 

@@ -54,7 +54,7 @@ def serve(config_path: Path, port: int | None, ready_file: Path | None) -> None:
         if ready_file is not None:
             run_file.write_atomically(ready_file, json.dumps({"url": url, "pid": os.getpid()}))
         say(greeting(url, next(iter(config.targets))))
-        watch(warning_of(config.http))
+        watch(None if config.tenancy else warning_of(config.http))
     except (Stop, SystemExit):  # while Ray starts, its own handler for SIGTERM raises the second
         say("stopping; Ctrl-C again ends at once")
     finally:

@@ -13,6 +13,7 @@ from s2d_ray.config import (
     PlanConfig,
     Section,
     TargetConfig,
+    TenancyConfig,
 )
 from s2d_ray.models_cli import QUICKSTART
 from s2d_ray.policy.limits import Reason
@@ -23,7 +24,9 @@ from s2d_ray.tenants import KeyConfig, OwnerConfig, TenantConfig, TenantsFile
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("section", [AppConfig, HttpConfig, PlanConfig, DraftConfig, TargetConfig])
+@pytest.mark.parametrize(
+    "section", [AppConfig, HttpConfig, PlanConfig, DraftConfig, TargetConfig, TenancyConfig]
+)
 def test_every_config_key_is_documented_with_its_meaning(section: type[Section]) -> None:
     """A key that is added without a row in the table fails here."""
     document = (ROOT / "docs" / "configuration.md").read_text()

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 from s2d_ray.policy.usage import UsageRecord, UsageTotals
-from s2d_ray.serve.usage_log import FILE, UsageLog
+from s2d_ray.serve.line_log import LineLog
 
+FILE = "usage.jsonl"
 RECORD = UsageRecord(
     ended_s=1_700_000_000.123456,
     request_id="r1",
@@ -72,9 +73,9 @@ def lines_of(folder: Path) -> list[str]:
 
 
 def test_the_log_rotates_and_keeps_so_many_files(tmp_path: Path) -> None:
-    log = UsageLog(tmp_path, max_bytes=3 * len(RECORD.line()), num_files=2)
+    log = LineLog(tmp_path / FILE, max_bytes=3 * len(RECORD.line()), num_files=2)
     for number in range(20):
-        log.write(dataclasses.replace(RECORD, request_id=f"{number:02}"))
+        log.write(dataclasses.replace(RECORD, request_id=f"{number:02}").line())
     log.close()
     assert {path.name for path in tmp_path.iterdir()} == {FILE, f"{FILE}.1", f"{FILE}.2"}
     assert lines_of(tmp_path)[-1] == "19"
@@ -84,11 +85,11 @@ def test_the_log_rotates_and_keeps_so_many_files(tmp_path: Path) -> None:
 def test_a_full_disk_loses_records_by_count_and_the_log_goes_on_after(tmp_path: Path) -> None:
     """/dev/full refuses every write as a full disk does."""
     (tmp_path / FILE).symlink_to("/dev/full")
-    log = UsageLog(tmp_path, max_bytes=10**6, num_files=1)
+    log = LineLog(tmp_path / FILE, max_bytes=10**6, num_files=1)
     for _ in range(3):
-        log.write(RECORD)
+        log.write(RECORD.line())
     assert log.num_lost == 3
     (tmp_path / FILE).unlink()
-    log.write(dataclasses.replace(RECORD, request_id="after"))
+    log.write(dataclasses.replace(RECORD, request_id="after").line())
     log.close()
     assert (log.num_lost, lines_of(tmp_path)) == (3, ["after"])
