@@ -6,13 +6,14 @@ service, or be what a mounted Secret is made from.
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from s2d_ray.errors import ConfigError
+from s2d_ray.errors import ConfigError, RunError
 from s2d_ray.tenants import (
     KeyConfig,
     TenantConfig,
@@ -26,6 +27,11 @@ from s2d_ray.tenants import (
 
 tenants_app = typer.Typer(help="Say who may use the service.", no_args_is_help=True)
 
+KEY_VARIABLE = "S2D_OPERATOR_KEY"
+"""Holds a secret, which would stand in the list of processes if it were an option."""
+
+URL_HELP = f"Where the service answers; the operator's key is read from {KEY_VARIABLE}."
+Url = Annotated[str | None, typer.Option(help=URL_HELP)]
 File = Annotated[Path, typer.Option("--file", help="The tenants file.")]
 DEFAULT_FILE = Path("tenants.yaml")
 
@@ -100,10 +106,44 @@ def rotate(
 def revoke(
     key_id: Annotated[str, typer.Argument(help="The id of a key, as `list` shows it.")],
     file: File = DEFAULT_FILE,
+    url: Url = None,
 ) -> None:
-    """Revoke a key; a running service that watches the file takes it within seconds."""
-    _save(file, revoked(load_tenants(file), key_id))
-    typer.echo(f"key {key_id} is revoked")
+    """Revoke a key: in the file, if it is there, and with --url at once in a running service."""
+    if url is None or file.exists():
+        _save(file, revoked(load_tenants(file), key_id))
+    if url is None:
+        typer.echo(f"key {key_id} is revoked")
+    else:
+        told = _ask(url, "POST", f"/v1/operator/keys/{key_id}/revoke")
+        typer.echo(f"key {key_id} is revoked; {told['routers']} routers have confirmed it")
+
+
+@tenants_app.command()
+def usage(url: Annotated[str, typer.Option(help=URL_HELP)] = "http://127.0.0.1:8000") -> None:
+    """Show requests and tokens by tenant and target."""
+    for tenant, targets in _ask(url, "GET", "/v1/usage")["tenants"].items():
+        for target, sums in targets.items():
+            counts = "  ".join(f"{name}={count}" for name, count in sums.items())
+            typer.echo(f"{tenant}  {target}  {counts}")
+
+
+def _ask(url: str, method: str, path: str) -> dict[str, Any]:
+    """An operator's question to a running service. Raises RunError if it is not answered."""
+    import httpx
+
+    key = os.environ.get(KEY_VARIABLE)
+    if key is None:
+        raise RunError(f"put the key of an operator into the environment as {KEY_VARIABLE}")
+    try:
+        answer = httpx.request(
+            method, f"{url}{path}", headers={"authorization": f"Bearer {key}"}, timeout=30.0
+        )
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise RunError(f"{url} does not answer: {error}") from None
+    body: dict[str, Any] = answer.json()
+    if answer.is_error:
+        raise RunError(f"{url}: {body['error']['message']}")
+    return body
 
 
 def _save(file: Path, tenants: TenantsFile) -> None:

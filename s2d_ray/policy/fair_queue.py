@@ -12,7 +12,7 @@ import bisect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-QUANTUM_TOKENS = 512
+QUANTUM_TOKENS = 64
 """Tokens that a tenant of weight 1 may be granted for each visit."""
 
 

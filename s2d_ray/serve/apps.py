@@ -19,7 +19,7 @@ from s2d_ray.serve.draft_actor import DraftActor
 from s2d_ray.serve.draft_manager import DraftManager
 from s2d_ray.serve.ingress import build_app
 from s2d_ray.serve.ledger import LedgerReplica
-from s2d_ray.serve.ledger_link import ServeLedger, running_slots
+from s2d_ray.serve.ledger_link import ServeLedger, running_slots, set_gauges
 from s2d_ray.serve.router import Router, TargetFacts
 from s2d_ray.serve.target import TargetReplica
 from s2d_ray.serve.tenant_gate import TenantGate
@@ -120,11 +120,13 @@ def build_ledger(args: LedgerArgs) -> Application:
     """The ledger, which admits requests: one replica, no torch."""
     deployment = serve.deployment(
         name="ledger",
+        health_check_period_s=1,  # a dead one is noticed by this, and requests wait for the next
         graceful_shutdown_timeout_s=2,
         graceful_shutdown_wait_loop_s=LOOK_EVERY_S,
         ray_actor_options={"num_cpus": 0},
     )(LedgerReplica)
-    return deployment.bind(args.tenancy, args.max_open, partial(running_slots, args.batch_slots))
+    slots_of = partial(running_slots, args.batch_slots)
+    return deployment.bind(args.tenancy, args.max_open, slots_of, set_gauges)
 
 
 def build_router(args: RouterArgs) -> Application:

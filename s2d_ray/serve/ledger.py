@@ -38,12 +38,18 @@ REMEMBERED = 10_000
 """Ids of ended requests, so that a record told twice is counted once."""
 
 SlotsOf = Callable[[], Mapping[str, int]]
+Report = Callable[[Mapping[str, float]], None]
 
 
 class LedgerReplica:
-    """Answers routers. `slots_of` tells the batch slots of all running replicas, and may block."""
+    """Answers routers. `slots_of` tells the batch slots of all running replicas, and may block.
 
-    def __init__(self, tenancy: dict[str, Any], max_open: int, slots_of: SlotsOf) -> None:
+    report: takes what is to be seen from outside, by name, once a second.
+    """
+
+    def __init__(
+        self, tenancy: dict[str, Any], max_open: int, slots_of: SlotsOf, report: Report
+    ) -> None:
         config = TenancyConfig.model_validate(tenancy)
         self._watched = WatchedTenants(Path(config.file))
         self._folder = StateFolder(Path(config.state_dir), prints=config.usage_to_stdout)
@@ -58,6 +64,7 @@ class LedgerReplica:
         self._totals = UsageTotals.resumed(saved.usage if saved else {})
         self._revoked = set(saved.revoked if saved else ())
         self._slots_of = slots_of
+        self._report = report
         self._keys = self._table()
         self._answers: dict[str, asyncio.Future[Granted | Refusal]] = {}
         self._routers: dict[str, tuple[float, str]] = {}
@@ -167,6 +174,14 @@ class LedgerReplica:
             logger.error("the tenants file stays as it was: %s", self._watched.trouble)
         self._ledger.set_slots(await asyncio.to_thread(self._slots_of))
         self._decide()
+        self._report(
+            {
+                "waiting": self._ledger.num_waiting,
+                "lost_records": self._folder.num_lost,
+                "tenants_file_broken": self._watched.trouble is not None,
+                **self._ledger.counters,
+            }
+        )
 
     async def _save_and_wait(self) -> None:
         self._save()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from ray import serve
+from ray.serve.metrics import Gauge
 
 from s2d_ray.policy.fair_queue import Ask
 from s2d_ray.policy.keys import Caller, KeyTable
@@ -51,6 +53,17 @@ class ServeLedger:
             response.cancel()  # nothing, if it has ended
 
 
+def set_gauges(values: Mapping[str, float]) -> None:
+    """Show the ledger's numbers among Ray's metrics, as `s2d_ledger_NAME`."""
+    for name, value in values.items():
+        _gauge(name).set(value)
+
+
+@cache
+def _gauge(name: str) -> Gauge:
+    return Gauge(f"s2d_ledger_{name}", f"The ledger's {name.replace('_', ' ')}, since its start.")
+
+
 def running_slots(batch_slots: Mapping[str, int]) -> dict[str, int]:
     """Batch slots of all running replicas of each target, as Serve counts them. Blocks."""
     apps = serve.status().applications
@@ -59,5 +72,6 @@ def running_slots(batch_slots: Mapping[str, int]) -> dict[str, int]:
         app = apps.get(target_app(name))
         deployment = app.deployments.get("target") if app else None
         states = deployment.replica_states if deployment else {}
-        slots[name] = per_replica * sum(n for s, n in states.items() if s.value == "RUNNING")
+        # Plain strings, whatever its type says.
+        slots[name] = per_replica * sum(n for state, n in states.items() if state == "RUNNING")
     return slots

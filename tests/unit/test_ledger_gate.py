@@ -88,13 +88,14 @@ class Site:
         self.state = folder / "state"
         self.slots = {"tiny": slots, "tiny-int8": slots}
         self.line = Line(None)
+        self.reported: dict[str, float] = {}
         self.apps: list[FastAPI] = []
         self._ledgers: list[LedgerReplica] = []
         self._gates: list[TenantGate] = []
 
     def start_ledger(self) -> LedgerReplica:
         config = {"file": str(self.tenants.path), "state_dir": str(self.state)}
-        ledger = LedgerReplica(config, MAX_OPEN, lambda: self.slots)
+        ledger = LedgerReplica(config, MAX_OPEN, lambda: self.slots, self.reported.update)
         self._ledgers.append(ledger)
         self.line.ledger = ledger
         return ledger
@@ -352,7 +353,7 @@ def test_a_changed_file_is_in_force_soon_and_a_bad_one_never(tmp_path: Path) -> 
             assert (await client.get("/v1/models", headers=acme)).status_code == 200
             good = made.tenants.path.read_text()
             made.tenants.path.write_text("tenants: {acme: {nope: 1}}")
-            await until(lambda: made.line.ledger._watched.trouble is not None)
+            await until(lambda: made.reported.get("tenants_file_broken"))
             await asyncio.sleep(1.2)
             assert (await client.get("/v1/models", headers=acme)).status_code == 200
             made.tenants.path.write_text(good)
@@ -523,7 +524,7 @@ def test_a_full_disk_loses_records_by_count_and_stops_no_request(tmp_path: Path)
                     CHAT, json=chat_body(), headers=made.tenants.header("acme")
                 )
                 assert answer.status_code == 200
-            await until(lambda: made.line.ledger._folder.num_lost == 3)
+            await until(lambda: made.reported.get("lost_records") == 3)
             usage = await made.line.ledger.usage(Caller("acme", ""))
             assert usage["acme"]["tiny"]["requests"] == 3
 

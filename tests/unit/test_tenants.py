@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
 from typer.testing import CliRunner
 
-from s2d_ray.errors import ConfigError, Forbidden, Unauthorized
+from s2d_ray.errors import ConfigError, Forbidden, RunError, Unauthorized
 from s2d_ray.policy import keys
 from s2d_ray.policy.keys import Caller, KeyTable, make_key
 from s2d_ray.policy.limits import Limits
@@ -26,6 +28,7 @@ from s2d_ray.tenants import (
 )
 from s2d_ray.tenants_cli import tenants_app
 from s2d_ray.tenants_watch import WatchedTenants
+from tests.fakes_http import serving
 
 RUNNER = CliRunner()
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -291,6 +294,72 @@ class TestCommand:
     def test_a_file_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot be written"):
             self.run(tmp_path / "nowhere" / "tenants.yaml", "add", "acme")
+
+
+class Operator:
+    """A service that is asked by operators."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, str]] = []
+        self.app = FastAPI()
+        self.app.add_api_route("/v1/operator/keys/{key_id}/revoke", self.revoke, methods=["POST"])
+        self.app.add_api_route("/v1/usage", self.usage, methods=["GET"])
+
+    async def revoke(self, request: Request, key_id: str) -> JSONResponse:
+        self.asked.append((request.method, key_id, request.headers["authorization"]))
+        if key_id == "ffff":
+            return JSONResponse({"error": {"message": "There is no key 'ffff'"}}, 404)
+        return JSONResponse({"key_id": key_id, "revoked": True, "routers": 2})
+
+    async def usage(self) -> JSONResponse:
+        return JSONResponse({"tenants": {"acme": {"small": {"requests": 3, "failed": 1}}}})
+
+
+class TestRunningService:
+    @pytest.fixture
+    def operator(self, monkeypatch: pytest.MonkeyPatch) -> Operator:
+        monkeypatch.setenv("S2D_OPERATOR_KEY", "secret")
+        return Operator()
+
+    def run(self, operator: Operator, *words: str) -> str:
+        with serving(operator.app) as url:
+            done = RUNNER.invoke(tenants_app, [*words, "--url", url])
+        if done.exception is not None:
+            raise done.exception
+        return done.stdout.strip()
+
+    def test_a_key_is_revoked_in_the_file_and_at_once(
+        self, tmp_path: Path, operator: Operator
+    ) -> None:
+        path = tmp_path / "tenants.yaml"
+        tenants, key = file_with()
+        save_tenants(path, tenants)
+        key_id = key.split("-")[1]
+        shown = self.run(operator, "revoke", key_id, "--file", str(path))
+        assert shown == f"key {key_id} is revoked; 2 routers have confirmed it"
+        assert operator.asked == [("POST", key_id, "Bearer secret")]
+        assert load_tenants(path).tenants["acme"].keys[0].revoked
+
+    def test_without_a_file_the_service_alone_is_told(
+        self, tmp_path: Path, operator: Operator
+    ) -> None:
+        missing = ("--file", str(tmp_path / "nowhere.yaml"))
+        assert "2 routers" in self.run(operator, "revoke", "aabb", *missing)
+        with pytest.raises(RunError, match="There is no key 'ffff'"):
+            self.run(operator, "revoke", "ffff", *missing)
+
+    def test_usage_is_a_line_for_each_tenant_and_target(self, operator: Operator) -> None:
+        assert self.run(operator, "usage") == "acme  small  requests=3  failed=1"
+
+    def test_what_stands_in_the_way_is_one_line(
+        self, operator: Operator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        done = RUNNER.invoke(tenants_app, ["usage", "--url", "http://127.0.0.1:1"])
+        assert isinstance(done.exception, RunError)
+        assert "http://127.0.0.1:1 does not answer" in done.exception.message
+        monkeypatch.delenv("S2D_OPERATOR_KEY")
+        with pytest.raises(RunError, match="S2D_OPERATOR_KEY"):
+            self.run(operator, "usage")
 
 
 def test_keys_differ_with_their_random_bytes() -> None:
