@@ -103,14 +103,13 @@ class HttpConfig(Section):
 
 
 class EngineConfig(Section):
-    """What targets and the draft have in common: where they run, and their cache."""
+    """What targets and the draft have in common: where and in which precision they run."""
 
     device: Device = Field("auto", description="`auto` takes a GPU where the cluster has one.")
     precision: Precision = Field(
         "float32", description="int8 runs on the CPU only. A draft's errors cost guesses, not text."
     )
     num_threads: int = Field(0, ge=0, description="Threads of a forward; 0 means all cores.")
-    cache_tokens: int = Field(8_192, ge=64, description="Tokens the KV pool holds.")
 
     @model_validator(mode="after")
     def _int8_on_cpu(self) -> EngineConfig:
@@ -125,6 +124,11 @@ class TargetConfig(EngineConfig):
     model: str = Field(description="Its source: a folder, a .gguf file, hub:… or pypi:… (above).")
     num_gpus: int = Field(
         1, ge=1, description="GPUs of one replica on a GPU; its layers are spread over them."
+    )
+    kv_cache_mib: int = Field(
+        360,
+        ge=1,
+        description="MiB of keys and values of one replica; must hold a text of `max_context`.",
     )
     max_context: int = Field(2_048, ge=16, description="Longest prompt + output, in tokens.")
     default_max_tokens: int = Field(
@@ -154,11 +158,18 @@ class DraftConfig(EngineConfig):
         (4, 8, 12), description="Layers of each sub-model, strictly rising; used with base."
     )
     head_size: int = Field(8_192, ge=256, description="Ids the exit head scores; used with base.")
+    kv_cache_mib: int = Field(
+        180, ge=1, description="MiB of keys, values and hidden states of all draft sessions."
+    )
     deadline_ms: int = Field(1_000, ge=1, description="Longest wait of an auto round.")
     force_deadline_ms: int = Field(5_000, ge=1, description="Longest wait of a forced round.")
     prefill_chunk: int = Field(64, ge=16, description="Tokens a row may be behind and still join.")
     max_debt: int = Field(64, ge=1, description="Positions a deeper layer group may lag behind.")
     idle_s: float = Field(120.0, gt=0, description="A draft session unused this long is dropped.")
+    run_ahead: bool = Field(
+        False,
+        description="While nobody waits, guess on behind answers; only gains on a separate device.",
+    )
     health_timeout_s: float = Field(5.0, gt=0, description="Silence after which it is replaced.")
     start_timeout_s: float = Field(180.0, gt=0, description="Time it has to load.")
 

@@ -27,6 +27,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture
+def int8_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """int8 also in layers of tiny models, which are else too small for it."""
+    monkeypatch.setattr("s2d_ray.models.linear.INT8_FROM", 0)
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The quickstart's real checkpoint; the first use on a machine downloads and converts it."""

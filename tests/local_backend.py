@@ -68,7 +68,7 @@ def tiny_service(folder: Path) -> Iterator[str]:
         model=str(tiny_checkpoint(folder, layers=2)),
         device="cpu",
         num_threads=1,
-        cache_tokens=8 * MAX_CONTEXT,
+        kv_cache_mib=16,
         max_context=MAX_CONTEXT,
         default_max_tokens=4,
         max_waiting=64,

@@ -34,7 +34,11 @@ def main() -> None:
         grown = now_bytes - first_bytes
         assert grown < GROWTH_BYTES, f"memory grew by {grown / 2**20:,.0f} MiB"
         evicted = running.draft.counters["evicted_sessions"]
-        print(f"all texts as in a plain run; nothing left; {evicted:,} draft sessions evicted")
+        moves = running.targets[-1].batch.counters
+        print(
+            f"all texts as in a plain run; nothing left; {evicted:,} draft sessions evicted, "
+            f"{moves['preemptions']:,} preemptions, {moves['relocations']:,} relocations"
+        )
 
 
 if __name__ == "__main__":

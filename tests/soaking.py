@@ -1,7 +1,8 @@
 """Random traffic through two targets and their shared draft, compared with plain runs.
 
 Everything runs in this process, on tiny models whose layers keep bits. Caches are so small that
-draft sessions are evicted, and clients leave at any moment.
+draft sessions are evicted and that texts of the second target are preempted and moved. Runs begin
+without room ahead, so that they grow often, and clients leave at any moment.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.params import SamplingParams
+from s2d_ray.engine import schedule
 from s2d_ray.engine.draft_client import DraftClient
 from s2d_ray.engine.draft_engine import DraftEngine
 from s2d_ray.engine.draft_loop import DraftLoop
@@ -30,6 +34,13 @@ from tests.targets import Client, Job, make_engine, send, wait_for
 from tests.tiny import EOS, VOCAB_SIZE, threads, tiny_decoder, tiny_draft_network, tiny_text
 
 WAVE = 24
+CACHE_TOKENS = (2_048, 448)
+"""Of each target: room for all that it runs, and for little more than its longest text."""
+
+CROWD = (1, 3, 5, 7)
+"""Of each wave: long texts that the tight pool cannot hold together."""
+
+OUTGROWING = {"max_tokens": 150, "ignore_eos": True}
 PATIENCE_S = 60.0
 
 
@@ -65,7 +76,7 @@ class Service:
 @contextmanager
 def service() -> Iterator[Service]:
     """Started, and ended in the end."""
-    with threads(1):
+    with threads(1), patch.object(schedule, "AHEAD", 0):
         small = tiny_decoder("llama", torch.float32, layers=2, seed=1)
         network = tiny_draft_network(small, (1, 2), cache_tokens=640)
         draft = DraftEngine(network, {EOS}, prefill_chunk=32, max_debt=24, idle_s=5.0)
@@ -85,7 +96,7 @@ def make_target(number: int, draft_loop: DraftLoop) -> Target:
     client = DraftClient(deadline_s=5.0, force_deadline_s=30.0)
     client.connect(draft_loop.submit, epoch=1)
     decoder = tiny_decoder("llama", torch.float32, layers=2, seed=1 + number, linear="packed")
-    model = RaggedModel(decoder, cache_tokens=2_048)
+    model = RaggedModel(decoder, CACHE_TOKENS[number])
     batch = make_engine(
         model,
         tiny_text(),
@@ -100,15 +111,15 @@ def make_target(number: int, draft_loop: DraftLoop) -> Target:
     return Target(model, batch, loop)
 
 
-def random_job(rng: random.Random, name: str) -> Job:
-    """Any length, plan, mode and sampling feature; some prompts repeat themselves or others."""
+def random_job(rng: random.Random, name: str, features: dict[str, Any]) -> Job:
+    """Any length, plan and mode; some prompts repeat themselves or others."""
     length = rng.choice([1, 5, 30, 64, 65, 150])
     prompt = [rng.randrange(2, VOCAB_SIZE) for _ in range(length)]
     if rng.random() < 0.2:
         prompt = (prompt[:7] * 30)[:length]
     elif rng.random() < 0.4:
         prompt = [*range(2, 90), *range(2, 60), *prompt[:40]]
-    fields = dict(rng.choice(list(FEATURES.values())))
+    fields = dict(features)
     fields.setdefault("max_tokens", 60 if fields.get("format") else rng.choice([1, 2, 20, 70]))
     plan = Plan(
         (rng.choice([0.0, 0.3, 1.0]),),
@@ -135,7 +146,14 @@ def soak(running: Service, seconds: float, seed: int) -> Counter[str]:
 
 def one_wave(running: Service, rng: random.Random, counts: Counter[str]) -> None:
     """Jobs on both targets at once, some left early; then the same texts written plainly."""
-    jobs = [random_job(rng, f"{counts['texts']}-{number}") for number in range(WAVE)]
+    jobs = [
+        random_job(
+            rng,
+            f"{counts['texts']}-{number}",
+            OUTGROWING if number in CROWD else rng.choice(list(FEATURES.values())),
+        )
+        for number in range(WAVE)
+    ]
     homes = [running.targets[number % 2] for number in range(WAVE)]
     leavers = {number for number in range(WAVE) if rng.random() < 0.2}
     clients: list[Client] = []

@@ -7,9 +7,27 @@ import json
 import subprocess
 from pathlib import Path
 
+import torch
+import transformers
+
 from s2d_ray.config import AppConfig
+from s2d_ray.models.sources import GgufFile, LocalFolder, parse_source
 
 PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def host_card(config: AppConfig) -> dict[str, str]:
+    """Host, versions, code, and the config's first target."""
+    target = next(iter(config.targets.values()))
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {
+        "cpu": f"{cpu_model()}, {torch.get_num_threads()} threads",
+        **gpu,
+        "torch": f"{torch.__version__}, transformers {transformers.__version__}",
+        "commit": commit(),
+        "config": config_hash(config),
+        "target": f"{model_name(target.model)}: {target.precision}",
+    }
 
 
 def cpu_model() -> str:
@@ -30,6 +48,14 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()
+
+
+def model_name(source: str) -> str:
+    """A model without its hash, or its place on this machine."""
+    parsed = parse_source(source)
+    if isinstance(parsed, GgufFile | LocalFolder):
+        return parsed.path.name
+    return source.partition("#")[0]
 
 
 def config_hash(config: AppConfig) -> str:

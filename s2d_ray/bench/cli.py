@@ -23,6 +23,9 @@ def engine(
     quick: Annotated[
         bool, typer.Option("--quick", help="Fewer and shorter texts: minutes, not an hour.")
     ] = False,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Only what bare forwards and draft steps cost.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder the result is written to.")] = Path("results"),
     seed: Annotated[int, typer.Option(min=0, help="Order of the prompts, and their draws.")] = 1,
 ) -> None:
@@ -39,7 +42,7 @@ def engine(
         with own_environment() as temp_dir:
             from s2d_ray.bench.engine import Settings, run  # loads torch: not before
 
-            status = run(Settings(parsed, quick, out, seed, temp_dir))
+            status = run(Settings(parsed, quick, curves, out, seed, temp_dir))
     except KeyboardInterrupt:
         typer.echo("s2d: interrupted", err=True)
         status = 130

@@ -2,130 +2,169 @@
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from s2d_ray.bench.ideal import Costs
+from s2d_ray.bench.ideal import Costs, Curves
+from s2d_ray.config import Precision
 from s2d_ray.errors import ModelError
 from s2d_ray.models.attention import Segment
 from s2d_ray.models.kv_pool import Run, RunAllocator
 from s2d_ray.models.ragged import RaggedModel
 from s2d_ray.models.sorted_draft import DraftNetwork
 
-CURVES_CONTEXT = 200
-"""Tokens in the cache before the rows of the whole curves."""
+CONTEXT = 200
+"""Tokens in the cache before the rows of the curves."""
 
-FORWARDS = ((1, 1), (1, 2), (1, 4), (1, 5), (1, 8), (1, 9), (4, 1), (8, 1), (4, 5))
-"""(sequences, tokens of each) of the whole curve."""
+FORWARDS = (
+    *((1, rows) for rows in (1, 2, 4, 6, 8, 12, 16)),
+    *((2, 1), (4, 1), (8, 1), (2, 4), (4, 4), (8, 4)),
+)
+"""(sequences, tokens of each) of the curves."""
+
+TREES = {"spine 2, 2 leaves": (0, 0, 1, 1), "spine 4, 4 leaves": (0, 0, 1, 1, 3, 3, 5, 5)}
+"""Proposals of one sequence behind its last token: the parents of their rows; see `Segment`."""
 
 PREFILLS = (32, 64, 128)
 DRAFT_ROWS = (1, 2, 4, 8)
+"""Sequences of one row each, as the draft engine steps them."""
 
 Call = Callable[[], object]
+Calls = dict[Any, Call]
+Key = TypeVar("Key")
 
 
-def time_in_turn(calls: dict[Any, Call], repeats: int) -> dict[Any, float]:
-    """Median seconds of each call, after one untimed round; the calls take turns."""
-    seconds: dict[Any, list[float]] = {key: [] for key in calls}
+def time_in_turn(calls: Mapping[Key, Call], rounds: int, order: random.Random) -> dict[Key, float]:
+    """Median seconds of each call, after one untimed round.
+
+    The calls take turns, in an order drawn anew for each round, so that none always follows the
+    same one and a busy machine slows all alike.
+    """
+    seconds: dict[Key, list[float]] = {key: [] for key in calls}
     for call in calls.values():
         call()
-    for _ in range(repeats):
-        for key, call in calls.items():
+    for _ in range(rounds):
+        for key in order.sample(list(calls), len(calls)):
             started_s = time.perf_counter()
-            call()
+            calls[key]()
             seconds[key].append(time.perf_counter() - started_s)
     return {key: median(values) for key, values in seconds.items()}
 
 
 class CostMeter:
-    """Measures what it was given; nothing else may use model and network meanwhile."""
+    """Measures what it was given; nothing else may use the models meanwhile.
 
-    def __init__(self, model: RaggedModel, network: DraftNetwork, stock: Any) -> None:
+    networks: the draft by precision, the config's own first. The order of calls is `seed`'s.
+    """
+
+    def __init__(
+        self,
+        model: RaggedModel,
+        networks: Mapping[Precision, DraftNetwork],
+        stock: Any,
+        seed: int,
+    ) -> None:
         self._model = model
-        self._network = network
+        self._networks = networks
+        self._own = next(iter(networks))
         self._stock = stock
+        self._order = random.Random(seed)
 
-    def curves(self, repeats: int) -> Costs:
-        """The whole curves."""
-        return self._measure(CURVES_CONTEXT, FORWARDS, PREFILLS, DRAFT_ROWS, repeats)
+    def curves(self, repeats: int) -> Curves:
+        """Forwards by shape, trees among them, and draft steps in every precision."""
+        longest = max(tokens for _, tokens in FORWARDS)
+        with ExitStack() as stack:
+            runs = self._target_runs(stack, 8, CONTEXT, CONTEXT + longest)
+            calls = self._target_calls(CONTEXT, runs, FORWARDS, PREFILLS)
+            for name, parents in TREES.items():
+                segment = Segment(runs[0], CONTEXT, 1 + len(parents), parents)
+                calls["tree", name] = self._forward_call([segment])
+            for precision in self._networks:
+                calls |= self._draft_calls(stack, precision, CONTEXT, DRAFT_ROWS)
+            found = time_in_turn(calls, repeats, self._order)
+        drafts_s = {precision: _part(found, precision) for precision in self._networks}
+        return Curves(self._costs(found), _part(found, "tree"), drafts_s)
 
     def around(self, context: int, max_nodes: int, repeats: int) -> Costs:
         """What texts of about `context` tokens need, alone, with at most `max_nodes` guesses."""
-        rows = {1, 2, 1 + max(1, max_nodes)}
-        forwards = [(1, n) for n in sorted(rows)]
-        return self._measure(context, forwards, PREFILLS[:2], (1,), repeats)
+        longest = 1 + max(1, max_nodes)
+        forwards = [(1, tokens) for tokens in sorted({1, 2, longest})]
+        with ExitStack() as stack:
+            runs = self._target_runs(stack, 1, context, context + longest)
+            calls = self._target_calls(context, runs, forwards, PREFILLS[:2])
+            calls |= self._draft_calls(stack, self._own, context, (1,))
+            return self._costs(time_in_turn(calls, repeats, self._order))
 
-    def _measure(
+    def _costs(self, found: Mapping[Any, float]) -> Costs:
+        """The part of what was measured that is in the config's own precision."""
+        forward_s, prefill_s = _part(found, "forward"), _part(found, "prefill")
+        return Costs(found["stock", 1], forward_s, prefill_s, _part(found, self._own))
+
+    def _target_calls(
         self,
         context: int,
+        runs: Sequence[Run],
         forwards: Sequence[tuple[int, int]],
         prefills: Sequence[int],
-        draft_rows: Sequence[int],
-        repeats: int,
-    ) -> Costs:
-        most, longest = (max(sizes) for sizes in zip(*forwards, strict=True))
-        # One run more than the forwards need, so that no prompt overwrites their context.
-        target_runs = _reserve(
-            self._model.pool.allocator, most + 1, max(context + longest, *prefills)
-        )
-        draft_runs = _reserve(self._network.pool.allocator, max(draft_rows), context + 1)
-        try:
-            self._fill(context, target_runs, draft_runs)
-            calls: dict[Any, Call] = {"stock": self._stock_call(context)}
-            for shape in forwards:
-                calls["forward", shape] = self._forward_call(context, target_runs, *shape)
-            for length in prefills:
-                calls["prefill", length] = self._prefill_call(target_runs[-1], length)
-            for depth, layer in enumerate(self._network.exit_layers):
-                for rows in draft_rows:
-                    calls["draft", (layer, rows)] = self._draft_call(
-                        context, draft_runs[:rows], depth
-                    )
-            found = time_in_turn(calls, repeats)
-        finally:
-            _release(self._model.pool.allocator, target_runs)
-            _release(self._network.pool.allocator, draft_runs)
-        kinds: dict[str, dict[Any, float]] = {"forward": {}, "prefill": {}, "draft": {}}
-        stock_s = found.pop("stock")
-        for (kind, key), seconds in found.items():
-            kinds[kind][key] = seconds
-        return Costs(stock_s, kinds["forward"], kinds["prefill"], kinds["draft"])
+    ) -> Calls:
+        """The stock model's row, forwards by (sequences, tokens of each), and whole prompts."""
+        calls: Calls = {("stock", 1): self._stock_call(context)}
+        for sequences, tokens in forwards:
+            segments = [Segment(run, context, tokens) for run in runs[:sequences]]
+            calls["forward", (sequences, tokens)] = self._forward_call(segments)
+        for length in prefills:
+            calls["prefill", length] = self._prefill_call(runs[-1], length)
+        return calls
 
-    def _ids(self, length: int) -> list[int]:
-        return [(37 * index + 11) % self._model.vocab_size for index in range(length)]
-
-    def _fill(self, context: int, target_runs: Sequence[Run], draft_runs: Sequence[Run]) -> None:
-        """Give every run `context` tokens of cache."""
+    def _target_runs(self, stack: ExitStack, most: int, context: int, length: int) -> list[Run]:
+        """So many runs with `context` tokens of cache, and one more that prompts may overwrite."""
         ids = self._ids(context)
-        for run in target_runs:
+        runs = _reserve(stack, self._model.pool.allocator, most + 1, max(length, *PREFILLS))
+        for run in runs:
             self._model.forward(ids, [Segment(run, 0, context)], [])
-        for run in draft_runs:
-            for group in range(len(self._network.exit_layers)):
-                self._network.run_group(group, ids, [Segment(run, 0, context)])
+        return runs
 
-    def _forward_call(self, context: int, runs: Sequence[Run], sequences: int, tokens: int) -> Call:
-        segments = [Segment(run, context, tokens) for run in runs[:sequences]]
-        ids = self._ids(sequences * tokens)
+    def _forward_call(self, segments: Sequence[Segment]) -> Call:
+        ids = self._ids(sum(segment.num_rows for segment in segments))
         return lambda: self._model.forward(ids, segments, range(len(ids)))
 
     def _prefill_call(self, run: Run, length: int) -> Call:
         ids = self._ids(length)
         return lambda: self._model.forward(ids, [Segment(run, 0, length)], [length - 1])
 
-    def _draft_call(self, context: int, runs: Sequence[Run], depth: int) -> Call:
-        segments = [Segment(run, context, 1) for run in runs]
-        ids = self._ids(len(runs))
+    def _draft_calls(
+        self, stack: ExitStack, precision: Precision, context: int, counts: Sequence[int]
+    ) -> Calls:
+        """Draft steps by (exit layer, rows)."""
+        network = self._networks[precision]
+        groups = range(len(network.exit_layers))
+        ids = self._ids(context)
+        runs = _reserve(stack, network.pool.allocator, max(counts), context + 1)
+        for run in runs:
+            for group in groups:
+                network.run_group(group, ids, [Segment(run, 0, context)])
 
-        def step() -> None:
-            for group in range(depth + 1):
-                hidden = self._network.run_group(group, ids, segments)
-                self._network.exit_logits(group, hidden)
+        def step_of(segments: Sequence[Segment], depth: int) -> Call:
+            def step() -> None:
+                for group in groups[: depth + 1]:
+                    hidden = network.run_group(group, ids[: len(segments)], segments)
+                    network.exit_logits(group, hidden)
 
-        return step
+            return step
+
+        return {
+            (precision, (layer, rows)): step_of(
+                [Segment(run, context, 1) for run in runs[:rows]], depth
+            )
+            for depth, layer in enumerate(network.exit_layers)
+            for rows in counts
+        }
 
     def _stock_call(self, context: int) -> Call:
         """One row behind a cache of `context` tokens, which is cut back after each call."""
@@ -141,17 +180,23 @@ class CostMeter:
 
         return step
 
-
-def _reserve(allocator: RunAllocator, count: int, length: int) -> list[Run]:
-    """So many runs. Raises ModelError if the pool has no room for them."""
-    runs = [allocator.reserve(length) for _ in range(count)]
-    kept = [run for run in runs if run is not None]
-    if len(kept) < count:
-        _release(allocator, kept)
-        raise ModelError(f"cache_tokens: measuring costs needs {count} texts of {length} tokens")
-    return kept
+    def _ids(self, length: int) -> list[int]:
+        return [(37 * index + 11) % self._model.vocab_size for index in range(length)]
 
 
-def _release(allocator: RunAllocator, runs: Sequence[Run]) -> None:
-    for run in runs:
-        allocator.release(run)
+def _part(found: Mapping[Any, float], kind: str) -> dict[Any, float]:
+    return {key: seconds for (each, key), seconds in found.items() if each == kind}
+
+
+def _reserve(stack: ExitStack, allocator: RunAllocator, count: int, length: int) -> list[Run]:
+    """So many runs, which `stack` gives back. Raises ModelError if the pool has no room."""
+    runs = []
+    for _ in range(count):
+        run = allocator.reserve(length)
+        if run is None:
+            raise ModelError(
+                f"kv_cache_mib: measuring costs needs room for {count} texts of {length} tokens"
+            )
+        stack.callback(allocator.release, run)
+        runs.append(run)
+    return runs

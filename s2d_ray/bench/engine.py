@@ -11,16 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from s2d_ray.bench import comparisons, engine_report
 from s2d_ray.bench.alternate import Advance
-from s2d_ray.bench.card import commit, config_hash, cpu_model
+from s2d_ray.bench.card import host_card
 from s2d_ray.bench.engine_report import Measured
-from s2d_ray.bench.ideal import Costs, ceiling
+from s2d_ray.bench.ideal import Costs, Curves, ceiling
 from s2d_ray.bench.rig import QUICK, WHOLE, Rig, Scale
 from s2d_ray.config import AppConfig
 
@@ -31,6 +29,7 @@ class Settings:
 
     config: AppConfig
     quick: bool
+    only_curves: bool
     out: Path
     seed: int
     temp_dir: Path
@@ -83,24 +82,18 @@ def card(settings: Settings, rig: Rig, costs: Costs) -> dict[str, str]:
     """Host, code and ceiling, before any result."""
     claim = "bitwise exact" if rig.first.target.bitwise_exact else "NOT bitwise exact on this host"
     factor, layer, length = ceiling(costs, max(1, rig.plan.max_proposal))
-    scale = settings.scale
     bare_ms = 1e3 * costs.forward_rows(1)
-    return {
-        "cpu": f"{cpu_model()}, {torch.get_num_threads()} threads",
-        "torch": f"{torch.__version__}, transformers {transformers.__version__}",
-        "commit": commit(),
-        "config": config_hash(settings.config),
-        "target": f"{rig.target_config.model.partition('#')[0]}: {rig.target_config.precision}, "
-        f"{claim}",
+    host = host_card(settings.config)
+    return host | {
+        "target": f"{host['target']}, {claim}",
         "draft": f"exits {rig.exits}, {rig.draft_config.precision}",
-        "scale": f"{scale.num_runs} runs, {scale.num_prompts} prompts × {scale.num_tokens} tokens "
-        f"alone, {scale.batch_tokens} tokens each at once, seed {settings.seed}",
+        "scale": f"{settings.scale}, seed {settings.seed}",
         "ceiling": f"{1e3 / bare_ms:.2f} tokens/s plain ({bare_ms:.1f} ms a row); {factor:.2f} × "
         f"that if all of {length} guesses by exit {layer} were right",
     }
 
 
-def measure(rig: Rig, bar: StderrBar, temp_dir: Path, curves: Costs) -> Measured:
+def measure(rig: Rig, bar: StderrBar, temp_dir: Path, curves: Curves) -> Measured:
     """All comparisons. Ray comes last, so that its threads run beside no other."""
     return Measured(
         singles=comparisons.write_singly(rig, bar),
@@ -122,20 +115,24 @@ def run(settings: Settings) -> int:
         rig = Rig(settings.config, settings.scale, settings.seed, stack, bar.say)
         bar.say("measuring costs")
         curves = rig.meter.curves(settings.scale.repeats)
-        shown = card(settings, rig, curves)
+        shown = card(settings, rig, curves.costs)
         for name, value in shown.items():
             print(f"{name:<10} {value}", flush=True)
-        measured = measure(rig, bar, settings.temp_dir, curves)
-    for table in engine_report.tables(measured):
+        if settings.only_curves:
+            tables, values = engine_report.curve_tables(curves), engine_report.curve_values(curves)
+        else:
+            measured = measure(rig, bar, settings.temp_dir, curves)
+            tables, values = engine_report.tables(measured), engine_report.result(measured)
+    for table in tables:
         Console().print(table)
-    values = engine_report.result(measured)
-    for line in engine_report.headline(values):
-        print(line)
+    wrong = values.get("differing", [])
+    for name in wrong:
+        print(f"DIFFERS  {name}")
     values |= {"card": shown, "quick": settings.quick, "seed": settings.seed}
     values["seconds"] = round(time.monotonic() - started_s, 1)
     save(settings.out, values)
     print(json.dumps(values))
-    return 0 if values["identical"] else 1
+    return 1 if wrong else 0
 
 
 def save(out: Path, values: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from s2d_ray.bench import figures
 from s2d_ray.bench.comparisons import Singles
 from s2d_ray.bench.figures import Sample, Spread
-from s2d_ray.bench.ideal import Costs, ideal_seconds
+from s2d_ray.bench.ideal import Curves, ideal_seconds
 from s2d_ray.core.cascade import Plan
 
 FORWARD_ROWS = (1, 4, 8)
@@ -25,7 +25,7 @@ class Measured:
     crowds: Sequence[Sample]
     pair: Sequence[Sample]
     actor: Sequence[Sample]
-    curves: Costs
+    curves: Curves
     ours: Collection[str]
     plan: Plan
     prompts: Sequence[Sequence[int]]
@@ -52,46 +52,83 @@ def differing(measured: Measured) -> list[str]:
     ]
 
 
-def result(measured: Measured) -> dict[str, Any]:
-    """The figures of the last line; docs/benchmarks.md explains each."""
-    singles, curves = measured.singles.samples, measured.curves
-    share = {case: shares(measured, case).rounded for case in ("greedy", "sampled")}
-    wrong = differing(measured)
-    deepest = curves.exits[-1]
+def ratios(measured: Measured) -> dict[str, Spread | dict[str, Spread]]:
+    """The figures that several runs gave; docs/benchmarks.md explains each."""
+    singles, pair = measured.singles.samples, measured.pair
     return {
-        "plain_vs_generate": figures.ratio(singles, "greedy", "plain", "generate").rounded,
+        "plain_vs_generate": figures.ratio(singles, "greedy", "plain", "generate"),
         "plain_vs_continuous_batching": {
-            case: figures.ratio(measured.crowds, case, "plain", "continuous").rounded
+            case: figures.ratio(measured.crowds, case, "plain", "continuous")
             for case in dict.fromkeys(each.case for each in measured.crowds)
         },
         "speculation": _speculation(singles, "greedy"),
         "speculation_sampled": _speculation(singles, "sampled"),
+        "actor_vs_in_process": figures.ratio(measured.actor, "greedy", "actor", "in_process"),
+        "shares_of_ideal": {case: shares(measured, case) for case in ("greedy", "sampled")},
+        "shared_vs_private": figures.ratio(pair, pair[0].case, "shared", "private"),
+    }
+
+
+def result(measured: Measured) -> dict[str, Any]:
+    """The figures of the last line: medians, and as `spread` the lowest and highest of each."""
+    found, wrong = ratios(measured), differing(measured)
+    medians = {name: _each(of, lambda one: one.rounded) for name, of in found.items()}
+    return {
+        **medians,
+        "share_of_ideal": min(medians["shares_of_ideal"].values()),
+        "spread": {name: _each(of, lambda one: one.ends) for name, of in found.items()},
         "acceptance": {
-            method: round(figures.acceptance(singles, "greedy", method), 4)
+            method: round(figures.acceptance(measured.singles.samples, "greedy", method), 4)
             for method in measured.ours
             if method != "plain"
         },
         "identical": not wrong,
         "differing": wrong,
-        "actor_vs_in_process": figures.ratio(
-            measured.actor, "greedy", "actor", "in_process"
-        ).rounded,
-        "share_of_ideal": min(share.values()),
-        "shares_of_ideal": share,
-        "forward_rows": {
-            str(rows): round(curves.forward_s[1, rows] / curves.stock_s, 4) for rows in FORWARD_ROWS
-        },
-        "draft_rows_8_vs_1": round(curves.draft_s[deepest, 8] / curves.draft_s[deepest, 1], 4),
-        "shared_vs_private": figures.ratio(
-            measured.pair, measured.pair[0].case, "shared", "private"
-        ).rounded,
+        **curve_values(measured.curves),
     }
 
 
-def _speculation(samples: Sequence[Sample], case: str) -> dict[str, float]:
+def _each(found: Spread | dict[str, Spread], what: Callable[[Spread], Any]) -> Any:
+    """`what` of one spread, or of each of several."""
+    return {k: what(one) for k, one in found.items()} if isinstance(found, dict) else what(found)
+
+
+def curve_values(curves: Curves) -> dict[str, Any]:
+    """The figures of the curves, and the curves themselves in milliseconds."""
+    costs = curves.costs
+    deepest = costs.exits[-1]
+    return {
+        "forward_rows": {
+            str(rows): round(costs.forward_s[1, rows] / costs.stock_s, 4) for rows in FORWARD_ROWS
+        },
+        "draft_rows_8_vs_1": round(costs.draft_s[deepest, 8] / costs.draft_s[deepest, 1], 4),
+        "curves_ms": {
+            "stock": _ms(costs.stock_s),
+            "forward": {_shape(*shape): _ms(s) for shape, s in costs.forward_s.items()},
+            "tree": {name: _ms(seconds) for name, seconds in curves.trees_s.items()},
+            "prefill": {str(length): _ms(s) for length, s in costs.prefill_s.items()},
+            "draft": {
+                precision: {
+                    f"{layer} layers, {_shape(n, 1)}": _ms(s) for (layer, n), s in by.items()
+                }
+                for precision, by in curves.drafts_s.items()
+            },
+        },
+    }
+
+
+def _ms(seconds: float) -> float:
+    return round(1e3 * seconds, 3)
+
+
+def _shape(num_sequences: int, num_rows: int) -> str:
+    return f"{num_sequences} × {num_rows}"
+
+
+def _speculation(samples: Sequence[Sample], case: str) -> dict[str, Spread]:
     """Speed over plain decoding: ours over ours, the baselines' own over `generate`."""
     return {
-        method: figures.ratio(samples, case, method, _baseline(method)).rounded
+        method: figures.ratio(samples, case, method, _baseline(method))
         for method in figures.methods_of(samples, case)
         if method not in ("plain", "generate")
     }
@@ -121,16 +158,22 @@ def speed_table(title: str, samples: Sequence[Sample], baseline: str) -> Table:
     return table
 
 
-def cost_tables(costs: Costs) -> list[Table]:
-    """The curves: forwards in stock rows, draft steps in milliseconds."""
-    forwards = Table("sequences", "tokens each", "ms", "of a stock row", title="target forwards")
-    for (sequences, tokens), seconds in costs.forward_s.items():
-        share = f"{seconds / costs.stock_s:.2f}"
-        forwards.add_row(str(sequences), str(tokens), f"{1e3 * seconds:.1f}", share)
+def curve_tables(curves: Curves) -> list[Table]:
+    """Forwards and draft steps, each in milliseconds and in rows of the stock model."""
+    costs = curves.costs
+    forwards = Table("sequences × rows", "ms", "of a stock row", title="target forwards")
+    shapes = {_shape(*shape): seconds for shape, seconds in costs.forward_s.items()}
+    prompts = {f"a prompt of {length}": seconds for length, seconds in costs.prefill_s.items()}
+    for name, seconds in {**shapes, **curves.trees_s, **prompts}.items():
+        forwards.add_row(name, f"{1e3 * seconds:.1f}", f"{seconds / costs.stock_s:.2f}")
     counts = sorted({rows for _, rows in costs.draft_s})
-    steps = Table("exit layer", *(f"{rows} rows, ms" for rows in counts), title="draft steps")
+    heads = [_shape(rows, 1) for rows in counts]
+    steps = Table("exit layer", "draft", *heads, title="draft steps, ms (of a stock row)")
     for layer in costs.exits:
-        steps.add_row(str(layer), *(f"{1e3 * costs.draft_s[layer, n]:.1f}" for n in counts))
+        for precision, draft_s in curves.drafts_s.items():
+            cells = [draft_s[layer, rows] for rows in counts]
+            shown = [f"{1e3 * cell:.1f} ({cell / costs.stock_s:.2f})" for cell in cells]
+            steps.add_row(str(layer), precision, *shown)
     return [forwards, steps]
 
 
@@ -150,10 +193,5 @@ def tables(measured: Measured) -> list[Table]:
         speed_table("two targets", measured.pair, "private"),
         speed_table("where the draft runs", measured.actor, "in_process"),
         share_table(measured),
-        *cost_tables(measured.curves),
+        *curve_tables(measured.curves),
     ]
-
-
-def headline(values: Mapping[str, Any]) -> list[str]:
-    """What went wrong, one line each; empty if nothing did."""
-    return [f"DIFFERS  {name}" for name in values["differing"]]

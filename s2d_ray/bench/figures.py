@@ -58,6 +58,11 @@ class Spread(NamedTuple):
         """The median as it goes into JSON."""
         return round(self.median, 4)
 
+    @property
+    def ends(self) -> list[float]:
+        """Lowest and highest as they go into JSON."""
+        return [round(self.low, 4), round(self.high, 4)]
+
 
 def spread(values: Iterable[float]) -> Spread:
     """Raises ValueError if there are no values."""

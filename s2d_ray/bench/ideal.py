@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from s2d_ray.bench.figures import Written
+from s2d_ray.config import Precision
 from s2d_ray.core.cascade import Plan
 
 
@@ -16,7 +17,8 @@ class Costs:
 
     stock_s: one row by the stock model, at the same context. forward_s: a target forward by
     (sequences, tokens of each), all rows scored. prefill_s: a prompt of so many tokens, its last
-    row scored. draft_s: a draft step by (exit layer, rows), each row one token of one sequence.
+    row scored. draft_s: a draft step by (exit layer, rows), each row one token of one sequence, all
+    exits on the way scored.
     """
 
     stock_s: float
@@ -32,6 +34,19 @@ class Costs:
     def exits(self) -> list[int]:
         """Exit layers, shallowest first."""
         return sorted({layer for layer, _ in self.draft_s})
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The measured curves. costs: in the config's own precisions.
+
+    trees_s: a forward over a tree of one sequence, by its name. drafts_s: draft steps like those of
+    `costs`, by the draft's precision, so that one can be chosen.
+    """
+
+    costs: Costs
+    trees_s: Mapping[str, float]
+    drafts_s: Mapping[Precision, Mapping[tuple[int, int], float]]
 
 
 def interpolate(points: Mapping[int, float], at: int) -> float:

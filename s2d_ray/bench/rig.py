@@ -15,7 +15,7 @@ from s2d_ray.bench.exact_cases import PROMPTS
 from s2d_ray.bench.exact_writer import draft_of
 from s2d_ray.bench.ours import Ours
 from s2d_ray.bench.stock import Stock
-from s2d_ray.config import AppConfig, DraftConfig, TargetConfig
+from s2d_ray.config import AppConfig, DraftConfig, Precision, TargetConfig
 from s2d_ray.core.cascade import Plan
 from s2d_ray.engine.assemble import Target, make_draft, make_target
 from s2d_ray.engine.draft_client import DraftClient
@@ -38,6 +38,12 @@ class Scale:
     batch_tokens: int
     num_runs: int
     repeats: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.num_runs} runs, {self.num_prompts} prompts × {self.num_tokens} tokens alone, "
+            f"{self.batch_tokens} tokens each at once"
+        )
 
 
 QUICK = Scale(num_prompts=2, num_tokens=24, batch_tokens=16, num_runs=3, repeats=5)
@@ -117,14 +123,16 @@ class Rig:
 
     @cached_property
     def meter(self) -> CostMeter:
-        """Costs of bare calls, by the first target's model and a network of its own."""
-        network = draft_files.load_network(
-            self._draft_folder,
-            self.draft_config.precision,
-            choose_device(self.draft_config.device),
-            COST_CACHE_TOKENS,
-        )
-        return CostMeter(self.first.target.model, network, self.stock.model)
+        """Costs of bare calls, by the first target's model and networks of its own."""
+        device = choose_device(self.draft_config.device)
+        beside: tuple[Precision, ...] = ("float32", "int8") if device.type == "cpu" else ()
+        networks = {
+            precision: draft_files.load_network(
+                self._draft_folder, precision, device, COST_CACHE_TOKENS
+            )
+            for precision in (self.draft_config.precision, *beside)
+        }
+        return CostMeter(self.first.target.model, networks, self.stock.model, self.seed)
 
     @cached_property
     def prompts(self) -> tuple[tuple[int, ...], ...]:

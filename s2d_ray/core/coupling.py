@@ -11,22 +11,47 @@ to the seed, then to the position, then to the token id.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from s2d_ray.core.hashing import GOLDEN, MIX_1, MIX_2, position_key
+from s2d_ray.core.places import places
 
-NOISE_SPREAD = 27.0
-"""Upper bound of max g - min g: with 32-bit hashes g lies in (-3.14, 22.88)."""
+MIN_NOISE, MAX_NOISE = -3.14, 22.88
+"""Bounds of all noise, since hashes have 32 bits."""
+
+LIKELY = 4.0
+"""Ids less than so many temperatures below the best logit get their noise first."""
+
+_WORTH_PICKING = 8
+"""Ids are picked by their logits where at most one in so many is left."""
 
 
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def _shift(value: Tensor, bits: int) -> Tensor:
-    """Logical right shift: torch shifts int64 arithmetically, so the copied sign bits are cut."""
-    return (value >> bits) & ((1 << (64 - bits)) - 1)
+def _fold(value: Tensor, bits: int, scratch: Tensor) -> Tensor:
+    """value ^= value >> bits, in place; torch shifts int64 arithmetically, so sign bits are cut."""
+    torch.bitwise_right_shift(value, bits, out=scratch)
+    return value.bitwise_xor_(scratch.bitwise_and_((1 << (64 - bits)) - 1))
+
+
+def _hashes(seed: int, position: int, token_ids: Tensor) -> Tensor:
+    """32-bit hashes of some tokens at one position. [ids] int64 -> [ids] int64."""
+    value = (token_ids * _signed(GOLDEN)).add_(_signed(position_key(seed, position)))
+    scratch = torch.empty_like(value)
+    _fold(value, 30, scratch).mul_(_signed(MIX_1))
+    _fold(value, 27, scratch).mul_(_signed(MIX_2))
+    return _fold(value, 31, scratch).bitwise_right_shift_(32).bitwise_and_((1 << 32) - 1)
+
+
+def _gumbel(hashes: Tensor) -> Tensor:
+    """Standard Gumbel noise, the smaller the larger the hash. [ids] int64 -> [ids] float32."""
+    minus_uniform = hashes.double().add_(0.5).mul_(-(2.0**-32))
+    return minus_uniform.log1p_().neg_().log_().neg_().float()
 
 
 def gumbel_noise(seed: int, position: int, token_ids: Tensor) -> Tensor:
@@ -36,12 +61,7 @@ def gumbel_noise(seed: int, position: int, token_ids: Tensor) -> Tensor:
     The uniform has 32 bits and is computed in float64: in float32 it would round to 1 once in 2^25
     draws, become +inf, and let an arbitrary token win.
     """
-    value = token_ids * _signed(GOLDEN) + _signed(position_key(seed, position))
-    value = (value ^ _shift(value, 30)) * _signed(MIX_1)
-    value = (value ^ _shift(value, 27)) * _signed(MIX_2)
-    high = _shift(value ^ _shift(value, 31), 32)
-    uniform = (high.double() + 0.5) * 2.0**-32
-    return (-torch.log(-torch.log1p(-uniform))).float()
+    return _gumbel(_hashes(seed, position, token_ids))
 
 
 def perturbed_scores(
@@ -56,14 +76,42 @@ def perturbed_scores(
     return logits + temperature * gumbel_noise(seed, position, token_ids).to(logits.dtype)
 
 
-def draw_token(logits: Tensor, temperature: float, seed: int, position: int) -> Tensor:
-    """Draw one token of the full vocabulary; ties go to the lowest id.
+def draw_token(
+    scores: Tensor, temperature: float, seed: int, position: int, token_ids: Tensor | None = None
+) -> Tensor:
+    """Draw one of some tokens; ties go to the lowest id.
 
-    Shapes: logits [vocab] -> scalar int64. Noise is computed only for ids that can still win: an id
-    more than T * NOISE_SPREAD below the best logit loses whatever its noise is.
+    Shapes: scores [ids], token_ids [ids] rising, None for the whole vocabulary -> scalar int64.
     """
-    if temperature == 0.0:
-        return torch.argmax(logits)
-    candidates = torch.nonzero(logits >= logits.max() - temperature * NOISE_SPREAD).squeeze(1)
-    scores = perturbed_scores(logits[candidates], temperature, seed, position, candidates)
-    return candidates[torch.argmax(scores)]
+    if temperature > 0.0:
+        if token_ids is None:
+            token_ids = _rivals(scores, temperature, seed, position)
+            scores = scores[token_ids]
+        scores = perturbed_scores(scores, temperature, seed, position, token_ids)
+    best = torch.argmax(scores)
+    return best if token_ids is None else token_ids[best]
+
+
+def _rivals(logits: Tensor, temperature: float, seed: int, position: int) -> Tensor:
+    """Ids that can still win, from a whole vocabulary. [vocab] -> [ids], rising.
+
+    The likely ones' noise gives a score to beat. Any other id lies LIKELY * T or more below the
+    best logit, so only noise above a bound lets it win, and hashes tell that without a logarithm.
+    """
+    best = logits.max()
+    is_likely = logits >= best - LIKELY * temperature
+    likely = places(is_likely)
+    lead = perturbed_scores(logits[likely], temperature, seed, position, likely).max()
+    score, goal = float(best), float(lead)
+    # What rounding can add to a score, generously, as noise.
+    slack = 8 * torch.finfo(logits.dtype).eps * (abs(score) + abs(goal)) / temperature + 1e-4
+    in_reach = places(logits >= goal - temperature * (MAX_NOISE + slack))
+    if len(in_reach) < len(logits) // _WORTH_PICKING:
+        return in_reach
+    ids = torch.arange(len(logits), device=logits.device)
+    least_noise = (goal - score) / temperature + LIKELY - slack
+    if not least_noise > MIN_NOISE:
+        return ids
+    most = -math.expm1(-math.exp(-least_noise)) * 2.0**32
+    can_win = _hashes(seed, position, ids) <= math.ceil(most)
+    return places(can_win.logical_or_(is_likely))

@@ -1,8 +1,9 @@
 """Logits processors: what the target may draw from. Only the target applies them.
 
-A processor maps one row of logits to one row of logits. It is a function of the row and of the
-text before it alone; coupling then keeps every processor exact. The order is that of the field:
-penalties, bias, bans, then top-k, top-p and min-p at the row's temperature.
+What may be drawn, and its scores, are a function of one row of logits and of the text before it
+alone; coupling then keeps every processor exact. The order is that of the field: penalties, bias,
+bans, then top-k, top-p and min-p at the row's temperature. These three leave few ids, so that
+noise is computed for those alone.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ import torch
 from torch import Tensor
 
 from s2d_ray.core.params import SamplingParams
-
-_FEW = 512
-"""Likeliest ids that are sorted before all are."""
+from s2d_ray.core.places import places
 
 
 @dataclass(frozen=True)
@@ -35,19 +34,44 @@ class Past:
     allowed: Tensor | None = None
 
 
-def process_logits(logits: Tensor, params: SamplingParams, past: Past) -> Tensor:
-    """The scores a token is drawn from. Shapes: [vocab] -> [vocab]."""
+@dataclass(frozen=True)
+class Candidates:
+    """What a token is drawn from: scores [n], of the ids [n], rising; None for all of them."""
+
+    scores: Tensor
+    ids: Tensor | None = None
+
+    def keep(self, kept: Tensor) -> Candidates:
+        """Some of them. kept: their places here, rising."""
+        return Candidates(self.scores[kept], kept if self.ids is None else self.ids[kept])
+
+    def without(self, token: Tensor) -> Candidates:
+        """All but one token. Shapes: scalar int64."""
+        if self.ids is None:
+            return Candidates(self.scores.index_fill(0, token, -torch.inf))
+        return Candidates(self.scores.masked_fill(self.ids == token, -torch.inf), self.ids)
+
+
+def process_logits(logits: Tensor, params: SamplingParams, past: Past) -> Candidates:
+    """What one row's token is drawn from. Shapes: logits [vocab]."""
     if params.penalises:
         logits = penalise(logits, params, past)
     if params.logit_bias:
         ids, addends = zip(*params.logit_bias, strict=True)
         logits = logits.index_add(0, _ids(ids, logits), logits.new_tensor(addends))
     logits = ban(logits, past)
+    candidates = Candidates(logits)
     if params.temperature == 0.0:
-        return logits  # the best id survives all that follows
-    logits = keep_top_k(logits, params.top_k)
-    logits = keep_top_p(logits, params.temperature, params.top_p)
-    return keep_min_p(logits, params.temperature, params.min_p)
+        return candidates  # the best id survives all that follows
+    if 0 < params.top_k < len(logits):
+        candidates = candidates.keep(keep_top_k(candidates.scores, params.top_k))
+    if params.top_p < 1.0:
+        kept = keep_top_p(candidates.scores, params.temperature, params.top_p)
+        candidates = candidates.keep(kept)
+    if params.min_p > 0.0:
+        kept = keep_min_p(candidates.scores, params.temperature, params.min_p)
+        candidates = candidates.keep(kept)
+    return candidates
 
 
 def penalise(logits: Tensor, params: SamplingParams, past: Past) -> Tensor:
@@ -79,61 +103,47 @@ def ban(logits: Tensor, past: Past) -> Tensor:
     return logits
 
 
-def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
-    """Ban all but the k best ids; ids that tie with the k-th stay. Shapes: [vocab] -> [vocab]."""
-    if top_k <= 0 or top_k >= logits.shape[-1]:
-        return logits
-    kth_best = torch.topk(logits, top_k).values[-1]
-    return logits.masked_fill(logits < kth_best, -torch.inf)
+def keep_top_k(scores: Tensor, top_k: int) -> Tensor:
+    """Places of the k best scores, rising; those that tie with the k-th stay. [n] -> [kept]."""
+    kth_best = torch.topk(scores, top_k).values[-1]
+    return places(scores >= kth_best)
 
 
-def keep_top_p(logits: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Ban all but the smallest set of likeliest ids whose probability reaches `top_p`.
+def keep_top_p(scores: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Places, rising, of the smallest set of likeliest scores whose probability reaches `top_p`.
 
-    Shapes: [vocab] -> [vocab]. Probabilities are those at `temperature`; the id that crosses
-    `top_p` stays, and so does the best id whatever `top_p` is.
+    Shapes: [n] -> [kept]. Probabilities are those at `temperature`; the one that crosses `top_p`
+    stays, and so does the best one whatever `top_p` is.
     """
-    if top_p >= 1.0 or temperature == 0.0:
-        return logits
-    # Relative to the best logit, a tiny temperature gives -inf and 0, never inf and NaN.
-    probabilities = torch.softmax((logits - logits.max()) / temperature, dim=-1)
-    for count in (_FEW, len(probabilities)):
-        kept = _nucleus(probabilities, top_p, min(count, len(probabilities)))
-        if kept is not None:
-            break
-    assert kept is not None
-    out = torch.full_like(logits, -torch.inf)
-    out[kept] = logits[kept]
-    return out
+    # Relative to the best score, a tiny temperature gives -inf and 0, never inf and NaN.
+    probabilities = torch.softmax((scores - scores.max()).div_(temperature), dim=-1)
+    # All below the floor are half as likely as what may be left out, so the rest nearly always
+    # tells; it holds every one that is as likely as its last.
+    floor = (1.0 - top_p) / 2.0 / len(scores)
+    likely = places(probabilities >= floor)
+    kept = _nucleus(probabilities[likely], top_p)
+    if len(kept) == len(likely) < len(scores):
+        return _nucleus(probabilities, top_p).sort().values
+    return likely[kept.sort().values]
 
 
-def _nucleus(probabilities: Tensor, top_p: float, count: int) -> Tensor | None:
-    """Ids of the smallest set that reaches `top_p`, None if the `count` best do not tell.
-
-    They do not if it may be larger, or may end among ids as likely as the last of them.
-    """
-    ids = torch.arange(len(probabilities), device=probabilities.device)
-    if count < len(probabilities):
-        ids = torch.topk(probabilities, count, sorted=False).indices.sort().values
-    # Equal ones stay in the order of their ids.
-    ordered, order = torch.sort(probabilities[ids], descending=True, stable=True)
+def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Places, best first, of the smallest set that reaches `top_p`, or of all if none does."""
+    # Equal ones stay in the order of their places.
+    ordered, best_first = torch.sort(probabilities, descending=True, stable=True)
     mass_before = torch.cumsum(ordered, dim=-1) - ordered
     is_kept = mass_before < top_p
-    is_kept[0] = True
-    if count < len(probabilities) and bool((is_kept & (ordered == ordered[-1])).any()):
-        return None
-    return ids[order[is_kept]]
+    is_kept[:1] = True
+    return best_first[is_kept]
 
 
-def keep_min_p(logits: Tensor, temperature: float, min_p: float) -> Tensor:
-    """Ban ids less than `min_p` times as likely as the best one. Shapes: [vocab] -> [vocab].
+def keep_min_p(scores: Tensor, temperature: float, min_p: float) -> Tensor:
+    """Places, rising, of scores not less than `min_p` times as likely as the best. [n] -> [kept].
 
     Source: Nguyen et al., arXiv 2407.01082. Probabilities are those at `temperature`.
     """
-    if min_p <= 0.0 or temperature == 0.0:
-        return logits
-    floor = logits.max() + temperature * math.log(min_p)
-    return logits.masked_fill(logits < floor, -torch.inf)
+    floor = scores.max() + temperature * math.log(min_p)
+    return places(scores >= floor)
 
 
 def _ids(ids: Sequence[int], like: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from s2d_ray.engine.target_loop import TargetLoop, Turn
 from s2d_ray.errors import ModelError, RequestError
 from s2d_ray.models import draft_files
 from s2d_ray.models.grammar import Vocabulary
-from s2d_ray.models.loading import choose_device, load_target_decoder
+from s2d_ray.models.kv_budget import BLOCK, LEAST_TOKENS, TokenSize, shortage, tokens_in
+from s2d_ray.models.loading import choose_device, load_target_decoder, read_config
 from s2d_ray.models.ragged import RaggedModel, packing_keeps_bits
 from s2d_ray.models.text import Text, TextStream
 
@@ -103,8 +104,11 @@ def make_target(
     """Load a checkpoint as a target. Raises ModelError naming what cannot be used."""
     text = Text(folder)
     device = choose_device(config.device)
+    cache_tokens = _cache_tokens(
+        "kv_cache_mib", config, folder, max(config.max_context, LEAST_TOKENS)
+    )
     decoder = load_target_decoder(folder, config.precision, device, config.num_gpus)
-    model = RaggedModel(decoder, config.cache_tokens)
+    model = RaggedModel(decoder, cache_tokens)
     if config.max_context > model.max_positions:
         raise ModelError(
             f"max_context: {config.max_context} is more than the {model.max_positions} positions "
@@ -136,12 +140,28 @@ def make_draft(config: DraftConfig, folder: Path, *, turn: Turn = nullcontext) -
     """Load a sorted draft. Raises ModelError naming what cannot be used."""
     card = draft_files.read_card(folder)
     device = choose_device(config.device)
-    network = draft_files.load_network(folder, config.precision, device, config.cache_tokens)
+    cache_tokens = _cache_tokens("draft.kv_cache_mib", config, folder, BLOCK, card.exit_layers)
+    network = draft_files.load_network(folder, config.precision, device, cache_tokens)
     engine = DraftEngine(
         network,
         card.eos_token_ids,
         prefill_chunk=config.prefill_chunk,
         max_debt=config.max_debt,
         idle_s=config.idle_s,
+        run_ahead=config.run_ahead,
     )
     return DraftLoop(engine, turn=turn, num_threads=config.num_threads)
+
+
+def _cache_tokens(
+    key: str,
+    config: TargetConfig | DraftConfig,
+    folder: Path,
+    num_needed: int,
+    exit_layers: tuple[int, ...] = (),
+) -> int:
+    """Tokens that the budget holds. Raises ModelError if they are fewer than needed."""
+    size = TokenSize.of(read_config(folder).to_dict(), exit_layers).num_bytes(config.precision)
+    if trouble := shortage(config.kv_cache_mib, size, num_needed):
+        raise ModelError(f"{key}: {trouble}")
+    return tokens_in(config.kv_cache_mib, size)

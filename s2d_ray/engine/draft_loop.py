@@ -70,16 +70,16 @@ class DraftLoop:
             torch.set_num_threads(self._num_threads)
         while not self._stopping:
             self._drain_inbox()
-            if self._engine.has_work:
+            self._answer_finished()  # what admission alone has answered
+            if not self._engine.is_idle:
                 self._step()
+                self._answer_finished()
             self._engine.expire(time.monotonic())
-            for replica, reply in self._engine.finished():
-                self._answer(replica, reply)
 
     def _drain_inbox(self) -> None:
-        idle = not self._engine.has_work
+        wait_s = EXPIRE_EVERY_S if self._engine.is_idle else 0.0
         try:
-            self._handle(self._inbox.get(timeout=EXPIRE_EVERY_S if idle else 0.0))
+            self._handle(self._inbox.get(timeout=wait_s))
             while True:
                 self._handle(self._inbox.get_nowait())
         except queue.Empty:
@@ -101,7 +101,8 @@ class DraftLoop:
         self._engine.note_step_cost(time.monotonic() - self._busy_since_s)
         self._busy_since_s = None
 
-    def _answer(self, replica: str, reply: ProposeReply) -> None:
-        answer = self._answers.pop((replica, reply.call_no), None)
-        if answer is not None and answer.set_running_or_notify_cancel():
-            answer.set_result(reply)
+    def _answer_finished(self) -> None:
+        for replica, reply in self._engine.finished():
+            answer = self._answers.pop((replica, reply.call_no), None)
+            if answer is not None and answer.set_running_or_notify_cancel():
+                answer.set_result(reply)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, ItemsView, Sequence
 
-from s2d_ray.engine.prefix_cache import PrefixCache
+from s2d_ray.engine.prefix_cache import Lender, PrefixCache
 from s2d_ray.engine.protocol import EMPTY_DIGEST, ProposeRow, extend_digest
-from s2d_ray.models.kv_pool import Copy, Run, RunAllocator
+from s2d_ray.models.kv_pool import BLOCK, Copy, Run, RunAllocator
 
 SessionKey = tuple[str, str]
 """(replica, draft session): replicas cannot reach each other's sessions."""
@@ -27,6 +27,9 @@ class DraftSession:
         self.num_committed = 0
         self.fill = [0] * num_groups
         self.last_used_s = now_s
+        self.asked: ProposeRow | None = None
+        """The last row, while what is held is its text and the answer to it."""
+        self.lender: Lender | None = None
         self._digests = [EMPTY_DIGEST]
 
     def digest_at(self, length: int) -> int:
@@ -39,9 +42,18 @@ class DraftSession:
         self.fill = [len(self.ids)] * len(self.fill)
 
     @property
-    def lendable(self) -> list[int]:
+    def num_lendable(self) -> int:
         """Committed ids that every layer group has computed."""
-        return self.ids[: min(self.fill[-1], self.num_committed)]
+        return min(self.fill[-1], self.num_committed)
+
+    def fork(self) -> DraftSession:
+        """Another view of the same run, to draft on beside this one; the last id is run again."""
+        fork = DraftSession(len(self.fill), self.run, self.last_used_s, self.salt)
+        fork.ids = self.ids.copy()
+        fork.fill = self.fill.copy()
+        fork._digests = self._digests.copy()
+        fork._run_last_again()
+        return fork
 
     def commit(self, base: int, token_ids: Sequence[int]) -> None:
         """Make the held ids equal ids[:base] + token_ids, keeping the common prefix's work.
@@ -56,10 +68,14 @@ class DraftSession:
         self.truncate(length)
         self.append(token_ids[length - base :])
         self.num_committed = len(self.ids)
+        self._run_last_again()
+
+    def _run_last_again(self) -> None:
         self.fill = [max(0, min(fill, len(self.ids) - 1)) for fill in self.fill]
 
     def truncate(self, length: int) -> None:
         """Forget ids from `length` on."""
+        self.asked = None
         del self.ids[length:]
         del self._digests[length + 1 :]
         self.num_committed = min(self.num_committed, length)
@@ -79,7 +95,9 @@ class DraftSession:
 class SessionCache:
     """All draft sessions, least recently used first. Any of them may vanish at any time.
 
-    What ended sessions have computed is lent to new ones, of whatever target.
+    What one has computed is lent to others, of whatever target: whole blocks of committed ids that
+    every layer group has run, copied when a session is opened or warmed. So what becomes of a
+    lender later is nothing to those who copied from it.
     """
 
     def __init__(self, allocator: RunAllocator, num_groups: int, counters: Counter[str]) -> None:
@@ -100,6 +118,10 @@ class SessionCache:
     def get(self, key: SessionKey) -> DraftSession | None:
         """The session, if it is still there."""
         return self._sessions.get(key)
+
+    def items(self) -> ItemsView[SessionKey, DraftSession]:
+        """All sessions, least recently used first."""
+        return self._sessions.items()
 
     def use(self, key: SessionKey, now_s: float) -> DraftSession | None:
         """The session, now the most recently used one."""
@@ -131,11 +153,37 @@ class SessionCache:
         self._counters["opened_sessions"] += 1
         return session, copy
 
+    def lend(self, session: DraftSession) -> None:
+        """Let others copy what may be lent of a session now, and nothing else.
+
+        To be called whenever its ids have changed, before anything is computed, and when every
+        layer group has computed more of them.
+        """
+        num_lent = len(session.lender.ids) if session.lender else 0
+        num_tokens = session.num_lendable // BLOCK * BLOCK
+        if num_tokens == num_lent:
+            return
+        if session.lender is not None:
+            self._runs.withdraw(session.lender)
+        session.lender = self._runs.publish(session.run, session.ids[:num_tokens], session.salt)
+
+    def borrow(self, session: DraftSession) -> Copy | None:
+        """What to copy into a session's run now, because another has computed it meanwhile."""
+        lender, num_common = self._runs.find(session.ids, session.salt)
+        first = session.fill[-1]
+        if lender is None or num_common <= first:
+            return None
+        session.fill = [max(fill, num_common) for fill in session.fill]
+        self._counters["prefix_hits"] += 1
+        self._counters["prefix_tokens"] += num_common - first
+        return Copy(lender.run.start + first, session.run.start + first, num_common - first)
+
     def drop(self, key: SessionKey) -> None:
         """Forget a session, if it is there; what it computed may be lent until it is in the way."""
         session = self._sessions.pop(key, None)
         if session is not None:
-            self._runs.retire(session.run, session.lendable, session.salt, None)
+            lendable = session.ids[: session.num_lendable]
+            self._runs.retire(session.run, lendable, session.salt, session.lender)
 
     def expire(self, oldest_s: float, in_use: Collection[SessionKey]) -> None:
         """Forget sessions last used before `oldest_s`."""

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from s2d_ray.core.coupling import draw_token
 from s2d_ray.core.params import SamplingParams
-from s2d_ray.core.sampling import Past, process_logits
+from s2d_ray.core.sampling import Candidates, Past, process_logits
+from s2d_ray.core.threads import OneThread
 
 MAX_MISFITS = 64
 """Best tokens a grammar's budget may refuse for one draw before the way out is taken."""
@@ -65,35 +66,43 @@ class Drawn:
 def draw_rows(logits: Tensor, draws: Sequence[Draw]) -> list[Drawn]:
     """The target's own token behind every wanted row. Shapes: [rows, vocab] -> rows tokens.
 
-    One copy from the device for all rows, and one for each row that wants log-probabilities.
+    Row by row, so that nothing of a draw depends on the rows beside it; on a CPU host on one
+    thread, since a row's operators are too small for more.
     """
     if not draws:
         return []
     rows = [row if row.dtype in (torch.float32, torch.float64) else row.float() for row in logits]
-    drawn = [_draw(row, draw) for row, draw in zip(rows, draws, strict=True)]
-    tokens: list[int] = torch.stack(drawn).tolist()
-    return [
-        _with_logprobs(row, token, draw.params.logprobs)
-        for row, token, draw in zip(rows, tokens, draws, strict=True)
-    ]
+    with OneThread():
+        drawn = [_draw(row, draw) for row, draw in zip(rows, draws, strict=True)]
+        tokens: list[int] = torch.stack(drawn).tolist()
+        return [
+            _with_logprobs(row, token, draw.params.logprobs)
+            for row, token, draw in zip(rows, tokens, draws, strict=True)
+        ]
 
 
 def _draw(logits: Tensor, draw: Draw) -> Tensor:
     """One row's token, on its device. [vocab] -> scalar int64."""
-    params = draw.params
-    scores = process_logits(logits, params, draw.past)
+    candidates = process_logits(logits, draw.params, draw.past)
     grammar = draw.grammar
     if grammar is None:
-        return draw_token(scores, params.temperature, params.seed, draw.position)
+        return _draw_one(candidates, draw)
     # The best token that fits is the draw from the law without those that do not.
     for _ in range(MAX_MISFITS):
-        if not bool(torch.isfinite(scores).any()):
+        if not bool(torch.isfinite(candidates.scores).any()):
             break
-        token = draw_token(scores, params.temperature, params.seed, draw.position)
+        token = _draw_one(candidates, draw)
         if grammar.fits(int(token), draw.num_left):
             return token
-        scores = scores.index_fill(0, token, -torch.inf)
+        candidates = candidates.without(token)
     return torch.tensor(grammar.way_out, device=logits.device)
+
+
+def _draw_one(candidates: Candidates, draw: Draw) -> Tensor:
+    params = draw.params
+    return draw_token(
+        candidates.scores, params.temperature, params.seed, draw.position, candidates.ids
+    )
 
 
 def _with_logprobs(logits: Tensor, token: int, num_alternatives: int | None) -> Drawn:

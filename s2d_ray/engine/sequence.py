@@ -65,7 +65,9 @@ class Sequence:
     """A running or waiting request.
 
     Keys and values of ids[:num_computed] are in the cache. While decoding, at least the last id is
-    not; after a guess off the spine was accepted, neither are the ids from that guess on.
+    not; after a guess off the spine was accepted, neither are the ids from that guess on. A
+    preempted text has lost them all: once it runs again, its ids are computed in chunks like a
+    prompt, and everything else it knows is as it was.
     """
 
     def __init__(
@@ -88,7 +90,10 @@ class Sequence:
         self.run: Run | None = None
         self.lender: Lender | None = None
         self.num_computed = 0
+        self.num_prefill = self.num_prompt
         self.num_cached = 0
+        self.num_preemptions = 0
+        self.num_lost = 0
         self.digest = extend_digest(EMPTY_DIGEST, prompt_ids)
         gram = request.plan.min_match
         self.index = SuffixIndex(gram) if gram > 0 else None
@@ -106,8 +111,40 @@ class Sequence:
 
     @property
     def decoding(self) -> bool:
-        """Whether the prompt is computed and tokens are being drawn."""
+        """Whether tokens have been drawn."""
         return len(self.ids) > self.num_prompt
+
+    @property
+    def prefilling(self) -> bool:
+        """Whether the prompt, or after a preemption all ids, must still be computed in chunks."""
+        return self.num_computed < self.num_prefill
+
+    @property
+    def num_wanted_slots(self) -> int:
+        """Positions of the next forward: all ids, and the proposal's deepest node."""
+        return len(self.ids) + max(self.proposal.depths())
+
+    @property
+    def num_missing_slots(self) -> int:
+        """What its run may still grow by."""
+        return self.max_length - (self.run.num_slots if self.run else 0)
+
+    def start(self, run: Run, num_copied: int) -> None:
+        """Run, with a run of the pool whose first positions were copied from another text.
+
+        num_cached tells of the first start alone: what is copied later had been computed before.
+        """
+        self.run = run
+        self.num_computed = num_copied
+        self.num_prefill = len(self.ids)
+        if not self.num_preemptions:
+            self.num_cached = num_copied
+
+    def preempt(self) -> None:
+        """Lose all that is computed, and a proposal that is not verified yet."""
+        self.num_lost, self.num_computed = self.num_computed, 0
+        self.proposal, self._origins = EMPTY, ()
+        self.num_preemptions += 1
 
     @property
     def num_remaining(self) -> int:
@@ -118,7 +155,7 @@ class Sequence:
     def wants_proposal(self) -> bool:
         """Whether a guess could save a forward: with one token left it could not."""
         speculates = self.request.mode is not Mode.OFF and self.request.plan.max_proposal > 0
-        return self.decoding and speculates and self.num_remaining > 1
+        return not self.prefilling and speculates and self.num_remaining > 1
 
     def propose_row(self) -> ProposeRow:
         """What to ask the draft."""
@@ -141,7 +178,6 @@ class Sequence:
         """Take a checked proposal into the next round; one origin per node."""
         self.proposal = proposal
         self._origins = origins
-        self.num_drafted += len(proposal.tokens)
 
     def admissible(self, proposal: Proposal) -> tuple[Proposal, tuple[int, ...]]:
         """The part of a proposal that could be committed, and which nodes it kept.
@@ -201,6 +237,7 @@ class Sequence:
         """
         if self.decoding:
             self.num_rounds += 1
+        self.num_drafted += len(self.proposal.tokens)
         before = sum(self.accepted_by.values())
         num_held = len(self.ids) + _num_on_spine(self.proposal, verdict)
         text: list[str] = []

@@ -15,13 +15,13 @@ from s2d_ray.core.params import SamplingParams
 from s2d_ray.core.proposals import Proposal, verify
 from s2d_ray.engine.drawing import Draw, Drawn, Grammar
 from s2d_ray.engine.messages import Event, GenerateRequest, Mode, Started
-from s2d_ray.engine.prefix_cache import PrefixCache
 from s2d_ray.engine.protocol import (
     ProposeCall,
     ProposeReply,
     RowReply,
     RowStatus,
 )
+from s2d_ray.engine.schedule import Schedule
 from s2d_ray.engine.sequence import Origin, Sequence, TextSink
 from s2d_ray.engine.tier0 import Tier0
 from s2d_ray.errors import RequestError, Unavailable
@@ -75,28 +75,30 @@ class TargetBatch:
         replica: str,
     ) -> None:
         self.limits = limits
-        self._allocator = allocator
         self._eos = eos_token_ids
         self._make_sink = make_sink
         self._replica = replica
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
         self._closed: deque[str] = deque(maxlen=MAX_CLOSED)
         self._call_no = 0
         self._asked: dict[str, Sequence] = {}
         self.counters: Counter[str] = Counter()
         self._tier0 = Tier0(self.counters)
-        self._cache = PrefixCache(allocator, self.counters, enabled=limits.prefix_cache)
+        self._schedule = Schedule(
+            allocator,
+            self.counters,
+            max_batch=limits.max_batch,
+            prefix_cache=limits.prefix_cache,
+        )
 
     @property
     def queue_depth(self) -> int:
         """Waiting and running sequences."""
-        return len(self._waiting) + len(self._running)
+        return len(self._schedule)
 
     @property
     def num_held_blocks(self) -> int:
         """Blocks of the prefix cache that running texts may take at any time."""
-        return self._cache.num_held_blocks
+        return self._schedule.num_held_blocks
 
     @property
     def has_closed_sessions(self) -> bool:
@@ -123,7 +125,7 @@ class TargetBatch:
     ) -> Started:
         """Queue a request. Raises RequestError (too long) or Unavailable (queue full)."""
         max_length = self._max_length(request, len(prompt_ids))
-        if not self._allocator.fits(max_length):
+        if not self._schedule.fits(max_length):
             raise RequestError(
                 f"prompt and max_tokens need {max_length} tokens of cache; the replica holds fewer",
                 param="max_tokens",
@@ -132,20 +134,20 @@ class TargetBatch:
             raise Unavailable("this target's queue is full; try again", code="queue_full")
         _check_closing(grammar, max_length - len(prompt_ids))
         sink = self._make_sink(request.sampling)
-        self._waiting.append(Sequence(request, prompt_ids, max_length, sink, self._eos, grammar))
+        self._schedule.add(Sequence(request, prompt_ids, max_length, sink, self._eos, grammar))
         self.counters["requests"] += 1
         return Started(len(prompt_ids))
 
     def abort(self, request_id: str) -> None:
         """Forget a request, wherever it is; its blocks are free at once."""
-        for sequence in [*self._waiting, *self._running]:
+        for sequence in self._schedule:
             if sequence.request.request_id == request_id:
                 self.counters["aborted"] += 1
                 self._retire(sequence)
 
     def fail_all(self) -> list[str]:
         """Drop every sequence after a failed forward. -> their request ids."""
-        dropped = [*self._running, *self._waiting]
+        dropped = list(self._schedule)
         for sequence in dropped:
             self._retire(sequence, trusted=False)
         return [sequence.request.request_id for sequence in dropped]
@@ -157,7 +159,7 @@ class TargetBatch:
         available draft only forced rows ask, and closed sessions wait for a later call.
         """
         self._asked = {}
-        for sequence in self._running:
+        for sequence in self._schedule.running:
             asks = draft_available or sequence.request.mode is Mode.FORCE
             if sequence.wants_proposal and not self._tier0.propose(sequence) and asks:
                 self._asked[sequence.request.request_id] = sequence
@@ -226,16 +228,18 @@ class TargetBatch:
     def plan(self) -> Step | None:
         """The next packed forward over decoding rows, proposals and a chunk of prompt."""
         step = Step()
-        self._admit(step)
+        for preempted in self._schedule.make_room(step.copies):
+            self._tier0.forget(preempted)
+        self._schedule.admit(step.copies)
         budget = self._prefill_budget()
-        for sequence in self._running:
+        for sequence in self._schedule.running:
             first = sequence.num_computed
-            if sequence.decoding:
+            if not sequence.prefilling:
                 self._pack(step, sequence, sequence.ids[first:], sequence.draws())
             elif budget > 0:
                 tokens = sequence.ids[first : first + budget]
                 budget -= len(tokens)
-                complete = first + len(tokens) == sequence.num_prompt
+                complete = first + len(tokens) == sequence.num_prefill
                 self._pack(step, sequence, tokens, sequence.draws() if complete else [])
                 sequence.num_computed += len(tokens)
         if not step.token_ids:
@@ -246,22 +250,8 @@ class TargetBatch:
     def _prefill_budget(self) -> int:
         """Prompt tokens of the next forward; few beside running texts, so as not to stall them."""
         chunk = self.limits.prefill_chunk
-        beside = any(sequence.decoding for sequence in self._running)
+        beside = any(not sequence.prefilling for sequence in self._schedule.running)
         return max(1, chunk // 4) if beside else chunk
-
-    def _admit(self, step: Step) -> None:
-        """Move waiting requests into the batch, in order, as slots and cache allow."""
-        while self._waiting and len(self._running) < self.limits.max_batch:
-            sequence = self._waiting[0]
-            salt = sequence.request.cache_salt
-            found = self._cache.reserve(sequence.max_length, sequence.ids, salt)
-            if found is None:
-                return
-            sequence.run, copy = found
-            sequence.num_computed = sequence.num_cached = copy.num_tokens
-            if copy.num_tokens:
-                step.copies.append(copy)
-            self._running.append(self._waiting.popleft())
 
     @staticmethod
     def _pack(step: Step, sequence: Sequence, tokens: list[int], draws: list[Draw]) -> None:
@@ -299,8 +289,8 @@ class TargetBatch:
             verdict = verify(sequence.proposal, [each.token for each in own])
             num_drafted = len(sequence.proposal.tokens)
             before = sequence.accepted_by_rank.copy()
-            if not sequence.decoding:
-                self._publish(sequence)
+            if len(sequence.ids) == sequence.num_prefill:
+                self._schedule.publish(sequence)
             told = sequence.emit(verdict, own)
             ranks = sequence.accepted_by_rank - before
             num_accepted = ranks.total()
@@ -315,30 +305,13 @@ class TargetBatch:
                 self._retire(sequence)
         return events
 
-    def _publish(self, sequence: Sequence) -> None:
-        """The prompt is computed: let others copy from it."""
-        assert sequence.run is not None
-        salt = sequence.request.cache_salt
-        sequence.lender = self._cache.publish(sequence.run, sequence.ids, salt)
-
     def _retire(self, sequence: Sequence, *, trusted: bool = True) -> None:
         """Forget a sequence; trusted: whether what it computed may be lent to others."""
-        if sequence in self._waiting:
-            self._waiting.remove(sequence)
-        if sequence in self._running:
-            self._running.remove(sequence)
+        self._schedule.remove(sequence, trusted=trusted)
         self._asked.pop(sequence.request.request_id, None)
         self._tier0.forget(sequence)
-        if sequence.run is not None:
-            if trusted:
-                computed = sequence.ids[: sequence.num_computed]
-                salt = sequence.request.cache_salt
-                self._cache.retire(sequence.run, computed, salt, sequence.lender)
-            else:
-                self._cache.discard(sequence.run, sequence.lender)
-            sequence.run = sequence.lender = None
-            if sequence.decoding and sequence.request.mode is not Mode.OFF:
-                self._closed.append(sequence.request.request_id)
+        if sequence.decoding and sequence.request.mode is not Mode.OFF:
+            self._closed.append(sequence.request.request_id)
 
 
 def _check_closing(grammar: Grammar | None, num_left: int) -> None:

@@ -1,4 +1,4 @@
-"""The linear seam: one class per way of multiplying, chosen once at load.
+"""The linear seam: one class per way of multiplying, chosen once at load by precision and size.
 
 `PackedLinear` gives a row the same bits whatever rows lie beside it, on any number of threads;
 `Int8Linear` too. The stock `nn.Linear` is the portable version and promises nothing about bits.
@@ -16,11 +16,19 @@ from s2d_ray.models.fused import fuse_siblings
 
 LinearKind = Literal["packed", "int8", "portable"]
 
+INT8_FROM = 250_000
+"""Weights of a layer from which int8 gains; a smaller one costs more to start than it saves."""
+
+_ROUND_ALONE = 2_048
+"""Up to so many numbers torch's `round` keeps to its own thread."""
+
 _ROWS_HINT = 8
 _BASE = 64
 _ACTIVATION_LEVELS = 63 * _BASE + 31
 _ACTIVATION_ZERO = 64
 _WEIGHT_LEVELS = 127
+_ROUNDER = 1.5 * 2.0**23
+"""Added and taken away again, it leaves a float32 below 2^22 rounded."""
 
 
 class PackedLinear(nn.Module):
@@ -93,12 +101,22 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     scale [rows, 1], which maps the row's largest magnitude to 4,063.
     """
     scale = rows.abs().amax(dim=1, keepdim=True).clamp_min_(1e-12).div_(_ACTIVATION_LEVELS)
-    levels = (rows / scale).round_()
+    levels = _round(rows / scale)
     digits = rows.new_empty(2, *rows.shape)
     high, low = digits
-    torch.div(levels, _BASE, out=high).round_()
+    _round(torch.div(levels, _BASE, out=high))
     torch.sub(levels, high, alpha=_BASE, out=low)
     return digits, scale
+
+
+def _round(numbers: Tensor) -> Tensor:
+    """Round in place, ties to even; below 2^22 both ways give the same.
+
+    `round` is one step instead of two, but soon wakes the other threads, at the price of a product.
+    """
+    if numbers.numel() <= _ROUND_ALONE:
+        return numbers.round_()
+    return numbers.add_(_ROUNDER).sub_(_ROUNDER)
 
 
 def make_linear(linear: nn.Linear, kind: LinearKind) -> nn.Module:
@@ -110,15 +128,23 @@ def make_linear(linear: nn.Linear, kind: LinearKind) -> nn.Module:
     return linear
 
 
+def suited(linear: nn.Linear, kind: LinearKind) -> LinearKind:
+    """`kind`, but packed float32 instead of int8 for a layer with fewer weights than INT8_FROM."""
+    small = linear.weight.numel() < INT8_FROM
+    packs = torch.backends.mkldnn.is_available()
+    return "packed" if kind == "int8" and small and packs else kind
+
+
 def replace_linears(module: nn.Module, kind: LinearKind) -> None:
     """Replace every `nn.Linear` below `module` in place; each original is freed at once.
 
-    Siblings of one input share a product, unless they stay stock.
+    Siblings of one input share a product, unless they stay stock. int8 is for layers that are large
+    enough, by what they are then.
     """
     if kind != "portable":
-        fuse_siblings(module, lambda linear: make_linear(linear, kind))
+        fuse_siblings(module, lambda linear: make_linear(linear, suited(linear, kind)))
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
-            setattr(module, name, make_linear(child, kind))
+            setattr(module, name, make_linear(child, suited(child, kind)))
         else:
             replace_linears(child, kind)

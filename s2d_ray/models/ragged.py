@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from s2d_ray.errors import ModelError
 from s2d_ray.models.attention import RaggedBatch, Segment
+from s2d_ray.models.kv_budget import LEAST_TOKENS, TokenSize
 from s2d_ray.models.kv_pool import BLOCK, Copy, KVPool
 
 
@@ -62,11 +63,9 @@ class RaggedModel:
 
 def make_pool(trunk: Any, num_tokens: int, dtype: torch.dtype) -> KVPool:
     """A pool for the attention of a `transformers` model without head, beside its layers."""
-    config = trunk.config
-    head_dim = getattr(config, "head_dim", None)
-    head_dim = head_dim or config.hidden_size // config.num_attention_heads
+    size = TokenSize.of(trunk.config.to_dict())
     devices = [next(layer.parameters()).device for layer in trunk.layers]
-    return KVPool(devices, config.num_key_value_heads, head_dim, num_tokens, dtype)
+    return KVPool(devices, size.num_kv_heads, size.head_dim, num_tokens, dtype)
 
 
 def row_positions(segments: Sequence[Segment], device: torch.device) -> Tensor:
@@ -90,7 +89,7 @@ def packing_keeps_bits(model: RaggedModel) -> bool:
     ids = [(37 * index + 11) % model.vocab_size for index in range(length)]
     mine, other = model.pool.allocator.reserve(length), model.pool.allocator.reserve(BLOCK)
     if mine is None or other is None:
-        raise ModelError(f"cache_tokens: the load-time check needs {_round_up(length) + BLOCK}")
+        raise ModelError(f"the load-time check needs {LEAST_TOKENS} tokens of cache")
     try:
         first = border - 4
         whole = model.forward(ids, [Segment(mine, 0, length)], range(first, length))
@@ -110,7 +109,3 @@ def packing_keeps_bits(model: RaggedModel) -> bool:
     finally:
         for run in (mine, other):
             model.pool.allocator.release(run)
-
-
-def _round_up(num_tokens: int) -> int:
-    return -(-num_tokens // BLOCK) * BLOCK

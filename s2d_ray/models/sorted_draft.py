@@ -174,7 +174,7 @@ def staged_equals_whole(network: DraftNetwork) -> bool:
     """
     run = network.pool.allocator.reserve(BLOCK)
     if run is None:
-        raise ModelError("draft.cache_tokens: the pool is too small for one block")
+        raise ModelError(f"the load-time check needs {BLOCK} tokens of cache")
     try:
         segment = [Segment(run, 0, 20)]
         ids = [(37 * index + 11) % network._draft.config.vocab_size for index in range(20)]

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from s2d_ray.config import AppConfig, DraftConfig, TenancyConfig
+from s2d_ray.config import AppConfig, DraftConfig, TargetConfig, TenancyConfig
 from s2d_ray.errors import S2DError
 from s2d_ray.models import draft_files, sources, text
+from s2d_ray.models.kv_budget import LEAST_TOKENS, TokenSize, shortage
 from s2d_ray.tenants import load_tenants
 
 
@@ -24,7 +25,7 @@ def check_config(config: AppConfig) -> list[str]:
             folder = sources.find(target.model)
             if folder is not None:
                 fingerprints[name] = text.fingerprint_of(folder)
-                troubles += _target_troubles(name, target.max_context, _model_config(folder))
+                troubles += _target_troubles(name, target, _model_config(folder))
         except S2DError as error:
             troubles.append(f"targets.{name}.model: {error.message}")
     if config.tenancy is not None:
@@ -50,11 +51,19 @@ def _tenancy_troubles(config: AppConfig, tenancy: TenancyConfig) -> list[str]:
     ]
 
 
-def _target_troubles(name: str, max_context: int, model: dict[str, Any]) -> list[str]:
-    limit = model.get("max_position_embeddings", max_context)
-    if max_context > limit:
-        return [f"targets.{name}.max_context: {max_context} is more than the model's {limit}"]
-    return []
+def _target_troubles(name: str, target: TargetConfig, model: dict[str, Any]) -> list[str]:
+    troubles = []
+    limit = model.get("max_position_embeddings", target.max_context)
+    if target.max_context > limit:
+        troubles.append(f"max_context: {target.max_context} is more than the model's {limit}")
+    try:
+        token_bytes = TokenSize.of(model).num_bytes(target.precision)
+    except KeyError:  # filled in by the family's code; the replica checks again
+        token_bytes = 0
+    num_tokens = max(target.max_context, LEAST_TOKENS)
+    if token_bytes and (short := shortage(target.kv_cache_mib, token_bytes, num_tokens)):
+        troubles.append(f"kv_cache_mib: {short}")
+    return [f"targets.{name}.{trouble}" for trouble in troubles]
 
 
 def _draft_troubles(

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from s2d_ray.config import Precision
 from s2d_ray.models import attention
-from s2d_ray.models.attention import Segment, ragged_attention
-from s2d_ray.models.kv_pool import Run
+from s2d_ray.models.attention import RaggedBatch, Segment, ragged_attention
+from s2d_ray.models.kv_pool import KVPool, Run
+from s2d_ray.models.layout import Layout, lay_out
 from s2d_ray.models.linear import LinearKind
 from s2d_ray.models.loading import compute_dtype, linear_kind, load_target_decoder
 from s2d_ray.models.ragged import RaggedModel, packing_keeps_bits
@@ -173,20 +174,74 @@ def test_attention_arguments_that_would_be_ignored_are_refused(argument: str) ->
         )
 
 
-def test_a_mask_is_built_once_for_all_layers_of_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six layers of two kinds, three sequences of which two stand at the same position."""
-    built = []
+def test_a_layout_is_made_once_for_all_layers_of_a_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six layers of two kinds: two layouts a forward, whose masks and places the layers share."""
+    windows = []
 
-    def counted(bucket: Any, fold: int, window: int | None, like: Tensor) -> Tensor:
-        built.append((bucket.position, window))
-        return make_mask(bucket, fold, window, like)
+    def counted(*arguments: Any) -> Layout:
+        windows.append(arguments[3])
+        return lay_out(*arguments)
 
-    make_mask = attention._mask
-    monkeypatch.setattr(attention, "_mask", counted)
+    monkeypatch.setattr(attention, "lay_out", counted)
     model = RaggedModel(tiny_decoder("gemma3_text"), 512)
     segments = [Segment(reserve(model, 100), first, 1) for first in (90, 90, 3)]
     model.forward([1, 2, 3], segments, [0])
-    assert sorted(built, key=str) == [(3, 70), (3, None), (90, 70), (90, None)]
+    assert sorted(windows, key=str) == [70, None]
+
+
+@pytest.mark.parametrize(
+    ("starts_and_rows", "num_blocks"),
+    [
+        ([(0, 90, 1), (128, 70, 1), (256, 127, 1), (384, 64, 2)], [4]),
+        ([(0, 90, 1), (128, 90, 1), (320, 90, 1), (512, 90, 1)], [2, 2]),
+        ([(0, 90, 1), (128, 30, 1), (256, 90, 1)], [1, 2]),
+        ([(0, 90, 1), (128, 90, 4)], [1, 1]),
+        ([(0, 64, 40)], [4]),
+        ([(0, 60, 8)], [1, 1]),
+    ],
+    ids=["one call", "pairs", "another bucket", "other rows", "heads apart", "across a border"],
+)
+def test_runs_at_equal_distances_share_a_call(
+    starts_and_rows: list[tuple[int, int, int]], num_blocks: list[int]
+) -> None:
+    """(run, first position, rows) of texts with four query heads to a key head -> blocks of each
+    call. What shares one must have as many keys and padded rows, or a row's bits would change."""
+    pool = KVPool([CPU], 1, 8, 64, torch.float32)
+    segments = [Segment(Run(start, 128), at, rows) for start, at, rows in starts_and_rows]
+    batch = RaggedBatch(pool, segments)
+    (turn,) = batch.layout(1, None, torch.zeros(1, 4, batch.num_rows, 8)).turns
+    assert sorted(call.queries.shape[0] for call in turn.calls) == num_blocks
+
+
+@needs_packed_linears
+@families
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_texts_that_share_a_call_have_the_bits_they_have_alone(
+    family: str, num_threads: int
+) -> None:
+    """Eight texts of 1 to 3 rows in two buckets, some of whose runs lie at equal distances; all
+    shapes of calls occur, and each text is then forwarded alone."""
+    model = RaggedModel(tiny_decoder(family, torch.float32, 3, linear="packed"), 4_096)
+    firsts, sizes = (90, 70, 124, 64, 30, 90, 100, 5), (1, 1, 3, 2, 1, 3, 2, 1)
+    runs = []
+    for gap in (64, 64, 64, 64, 64, 192, 64, 320):
+        runs.append(reserve(model, 128))
+        reserve(model, gap)
+    with threads(num_threads):
+        texts = [make_text(number, 128) for number in range(len(runs))]
+        for text, run, first in zip(texts, runs, firsts, strict=True):
+            model.forward(text[:first], [Segment(run, 0, first)], [])
+        segments = [Segment(*each) for each in zip(runs, firsts, sizes, strict=True)]
+        parts = [
+            text[first : first + size]
+            for text, first, size in zip(texts, firsts, sizes, strict=True)
+        ]
+        together = model.forward(sum(parts, []), segments, range(sum(sizes)))
+        alone = [
+            model.forward(part, [segment], range(len(part)))
+            for part, segment in zip(parts, segments, strict=True)
+        ]
+    assert torch.equal(together, torch.cat(alone))
 
 
 @needs_packed_linears
@@ -254,7 +309,7 @@ def test_stock_linears_claim_no_bits(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("precision", "factor"), [("bfloat16", 1.2), ("float16", 1.2), ("int8", 2.0)]
 )
-@pytest.mark.usefixtures("one_thread")
+@pytest.mark.usefixtures("one_thread", "int8_everywhere")
 def test_a_coarse_precision_errs_about_as_much_as_the_stock_model_in_it(
     family: str, precision: Precision, factor: float
 ) -> None:

@@ -12,7 +12,14 @@ from torch import Tensor
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from s2d_ray.core.params import SamplingParams
-from s2d_ray.core.sampling import Past, keep_min_p, keep_top_k, keep_top_p, process_logits
+from s2d_ray.core.sampling import (
+    Candidates,
+    Past,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    process_logits,
+)
 
 NO_IDS = torch.zeros(1, 0, dtype=torch.int64)
 # Multiples of 1/4, so that ties are common.
@@ -25,6 +32,14 @@ top_ps = st.floats(0.01, 0.99)
 
 def allowed(logits: Tensor) -> set[int]:
     return set(torch.nonzero(torch.isfinite(logits)).flatten().tolist())
+
+
+def left(candidates: Candidates) -> set[int]:
+    """The ids that may still be drawn; their order and scores are checked by the way."""
+    places = torch.arange(len(candidates.scores))
+    ids = places if candidates.ids is None else candidates.ids
+    assert torch.equal(ids, ids.unique())
+    return set(ids[torch.isfinite(candidates.scores)].tolist())
 
 
 def reference_top_k(logits: list[float], top_k: int) -> set[int]:
@@ -58,9 +73,9 @@ def reference_top_p(logits: list[float], temperature: float, top_p: float) -> tu
 def test_top_k_keeps_the_ids_with_fewer_than_k_better_ones(logits: list[float], top_k: int) -> None:
     """Ties with the k-th stay: which of two equal ids is banned would depend on a sort."""
     row = torch.tensor(logits, dtype=torch.float64)
-    kept = keep_top_k(row, top_k)
-    assert allowed(kept) == reference_top_k(logits, top_k)
-    assert all(kept[token] == row[token] for token in allowed(kept))
+    kept = process_logits(row, SamplingParams(0, 1.0, top_k=top_k), Past())
+    assert left(kept) == reference_top_k(logits, top_k)
+    assert torch.equal(kept.scores, row if kept.ids is None else row[kept.ids])
 
 
 @settings(deadline=None, max_examples=200)
@@ -72,7 +87,7 @@ def test_top_p_keeps_the_smallest_set_of_likeliest_ids_that_reaches_p(
     kept, near = reference_top_p(logits, temperature, top_p)
     row = torch.tensor(logits, dtype=torch.float64)
     if not near:
-        assert allowed(keep_top_p(row, temperature, top_p)) == kept
+        assert keep_top_p(row, temperature, top_p).tolist() == sorted(kept)
 
 
 @settings(deadline=None, max_examples=100)
@@ -85,13 +100,13 @@ def test_top_k_and_top_p_equal_those_of_transformers(
     row = torch.tensor(logits, dtype=torch.float64)
     scaled = (row / temperature)[None]
     by_k = TopKLogitsWarper(top_k)(NO_IDS, scaled)
-    assert allowed(keep_top_k(row, top_k)) == allowed(by_k[0])
+    if top_k < len(logits):
+        assert set(keep_top_k(row, top_k).tolist()) == allowed(by_k[0])
     survivors = [logits[token] for token in sorted(allowed(by_k[0]))]
     if not reference_top_p(survivors, temperature, top_p)[1]:
         both = TopPLogitsWarper(top_p)(NO_IDS, by_k)
-        assert allowed(
-            process_logits(row, SamplingParams(0, temperature, top_p, top_k), Past())
-        ) == allowed(both[0])
+        params = SamplingParams(0, temperature, top_p, top_k)
+        assert left(process_logits(row, params, Past())) == allowed(both[0])
 
 
 @settings(deadline=None)
@@ -104,9 +119,9 @@ def test_the_best_id_always_survives(
     """No setting can ban everything, so a draw always exists, also at a temperature near 0."""
     row = torch.tensor(logits, dtype=torch.float32)
     processed = process_logits(row, SamplingParams(0, temperature, top_p, top_k), Past())
-    assert int(torch.argmax(processed)) == int(torch.argmax(row))
+    assert int(torch.argmax(row)) in left(processed)
     if temperature == 0.0:
-        assert torch.equal(processed, row)
+        assert torch.equal(processed.scores, row)
 
 
 def test_the_processors_do_not_write_into_the_logits_they_are_given() -> None:
@@ -120,7 +135,7 @@ def test_the_processors_do_not_write_into_the_logits_they_are_given() -> None:
 def test_top_p_of_one_bans_nothing(top_p: float) -> None:
     """A row whose softmax sums to a hair under 1 keeps its tail."""
     row = torch.linspace(-40, 0, 1000)
-    assert torch.equal(keep_top_p(row, 1.0, top_p), row)
+    assert process_logits(row, SamplingParams(0, 1.0, top_p), Past()) == Candidates(row)
 
 
 def reference_scores(
@@ -172,7 +187,7 @@ def test_penalties_and_bias_are_those_of_a_plain_reference(
         logit_bias=tuple(bias.items()),
     )
     row = torch.tensor(logits, dtype=torch.float64)
-    scores = process_logits(row, params, Past(prompt, output))
+    scores = process_logits(row, params, Past(prompt, output)).scores
     expected = torch.tensor(reference_scores(logits, params, prompt, output), dtype=torch.float64)
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-12)
     assert row.tolist() == logits
@@ -185,7 +200,7 @@ def test_penalties_and_bias_are_those_of_a_plain_reference(
     st.booleans(),
     st.sampled_from([0.05, 0.5, 0.9, 0.99, 0.9999]),
 )
-def test_sorting_a_few_likely_ids_keeps_what_sorting_all_keeps(
+def test_sorting_the_likely_ids_keeps_what_sorting_all_keeps(
     seed: int, spread: float, has_ties: bool, top_p: float
 ) -> None:
     """On 2,000 ids, from sets of one to nearly all, with ties at every place."""
@@ -195,7 +210,7 @@ def test_sorting_a_few_likely_ids_keeps_what_sorting_all_keeps(
     probabilities = torch.softmax(logits - logits.max(), dim=-1)
     ordered, order = torch.sort(probabilities, descending=True, stable=True)
     kept = order[torch.cumsum(ordered, dim=-1) - ordered < top_p]
-    assert allowed(keep_top_p(logits, 1.0, top_p)) == set(kept.tolist())
+    assert keep_top_p(logits, 1.0, top_p).tolist() == kept.sort().values.tolist()
 
 
 @settings(deadline=None, max_examples=100)
@@ -207,7 +222,7 @@ def test_min_p_bans_what_a_plain_reference_and_transformers_ban(
     weights = [math.exp((logit - max(logits)) / temperature) for logit in logits]
     assume(all(abs(weight - min_p) > 1e-9 for weight in weights))
     expected = {token for token, weight in enumerate(weights) if weight >= min_p}
-    assert allowed(keep_min_p(row, temperature, min_p)) == expected
+    assert keep_min_p(row, temperature, min_p).tolist() == sorted(expected)
     theirs = MinPLogitsWarper(min_p)(NO_IDS, (row / temperature)[None])[0]
     assert allowed(theirs) == expected
 
@@ -216,6 +231,6 @@ def test_a_ban_gives_way_only_where_a_grammar_leaves_nothing_else() -> None:
     row = torch.zeros(4)
     only_end = torch.tensor([True, False, False, False])
     params = SamplingParams(0, 0.0)
-    assert allowed(process_logits(row, params, Past(banned=(0,)))) == {1, 2, 3}
-    assert allowed(process_logits(row, params, Past(banned=(0,), allowed=only_end))) == {0}
-    assert allowed(process_logits(row, params, Past(banned=(0,), allowed=~only_end))) == {1, 2, 3}
+    assert left(process_logits(row, params, Past(banned=(0,)))) == {1, 2, 3}
+    assert left(process_logits(row, params, Past(banned=(0,), allowed=only_end))) == {0}
+    assert left(process_logits(row, params, Past(banned=(0,), allowed=~only_end))) == {1, 2, 3}

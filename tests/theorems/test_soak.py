@@ -6,9 +6,9 @@ from tests.soaking import check_empty, service, soak
 
 
 def test_random_traffic_changes_no_text_and_leaves_nothing() -> None:
-    """Aborts, evictions, both tiers, trees and all features at once, on two targets."""
+    """Aborts, evictions, preemptions, both tiers, trees and all features, on two targets."""
     with service() as running:
-        counts = soak(running, seconds=15.0, seed=1)
+        counts = soak(running, seconds=30.0, seed=1)
         check_empty(running)
         assert counts["texts"] > 15
         assert counts["accepted"] > 0
@@ -19,3 +19,6 @@ def test_random_traffic_changes_no_text_and_leaves_nothing() -> None:
         assert sum(batch["tier0_accepted"] for batch in batches) > 0
         assert sum(batch["prefix_hits"] for batch in batches) > 0
         assert sum(batch["tree_proposals"] for batch in batches) > 0
+        tight = batches[-1]
+        for name in ("preemptions", "relocations", "recomputed_tokens", "prefix_evictions"):
+            assert tight[name] > 0, name

@@ -66,11 +66,16 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def test_wrong_numbers_are_named_with_the_limit(model: Path, tmp_path: Path) -> None:
-    """Too long a context, too deep an exit, too many thresholds."""
+    """Too long a context, too small a cache, too deep an exit, too many thresholds."""
     deep = _config(model, {"base": str(model), "exit_layers": [2, 40]}, max_context=999_999)
     troubles = check_config(deep)
     assert any(t.startswith("targets.tiny.max_context: 999999") for t in troubles)
     assert any(t.startswith("draft.exit_layers: 40") for t in troubles)
+    (tight,) = check_config(
+        _config(model, {"base": str(model)}, kv_cache_mib=2, max_context=2_048)
+    )[:1]
+    assert tight.startswith("targets.tiny.kv_cache_mib: 2 MiB hold")
+    assert tight.endswith("give at least 3")
     shallow = _config(model, {"base": str(model), "exit_layers": [2]})
     assert any(t.startswith("plan.exit_thresholds: 2") for t in check_config(shallow))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,25 +16,26 @@ from s2d_ray.core.cascade import Plan
 from s2d_ray.core.coupling import gumbel_noise
 from s2d_ray.engine.draft_engine import DraftEngine
 from s2d_ray.engine.protocol import (
-    EMPTY_DIGEST,
     ProposeCall,
     ProposeReply,
-    ProposeRow,
     RowReply,
     RowStatus,
-    extend_digest,
 )
-from s2d_ray.models.attention import Segment
-from s2d_ray.models.kv_pool import Copy
-from s2d_ray.models.sorted_draft import DraftNetwork
+from tests.drafting import (
+    DEEP,
+    LONG_BUDGET_MS,
+    MIXED,
+    SHALLOW,
+    Recorded,
+    Story,
+    Targets,
+    run,
+    story,
+)
 from tests.tiny import VOCAB_SIZE, threads, tiny_decoder, tiny_draft_network
 
 EXITS = (2, 4, 6)
 HEAD_IDS = tuple(range(0, VOCAB_SIZE, 2))
-SHALLOW = Plan(exit_thresholds=(0.0, 0.0), max_proposal=4)
-DEEP = Plan(exit_thresholds=(1.1, 1.1), max_proposal=4)
-MIXED = Plan(exit_thresholds=(0.4, 0.4), max_proposal=4)
-LONG_BUDGET_MS = 1e6
 STEP_S = 0.05
 
 
@@ -49,116 +50,11 @@ def decoder() -> Any:
     return tiny_decoder()
 
 
-class Recorded:
-    """A network that remembers which rows each of its groups was asked to run."""
-
-    def __init__(self, network: DraftNetwork) -> None:
-        self._network = network
-        self.exit_layers = network.exit_layers
-        self.head_ids = network.head_ids
-        self.pool = network.pool
-        self.runs: list[tuple[int, list[int]]] = []
-        self.copies: list[int] = []
-
-    def run_group(
-        self, group: int, token_ids: Sequence[int], segments: Sequence[Segment]
-    ) -> Tensor:
-        self.runs.append((group, [segment.num_rows for segment in segments]))
-        return self._network.run_group(group, token_ids, segments)
-
-    def exit_logits(self, submodel: int, hidden: Tensor) -> Tensor:
-        return self._network.exit_logits(submodel, hidden)
-
-    def copy(self, copy: Copy) -> None:
-        self.copies.append(copy.num_tokens)
-        self._network.copy(copy)
-
-
 def make_engine(
     decoder: Any, cache_tokens: int = 1024, eos: Sequence[int] = (), **settings: Any
 ) -> tuple[DraftEngine, Recorded]:
     network = Recorded(tiny_draft_network(decoder, EXITS, HEAD_IDS, cache_tokens))
     return DraftEngine(network, eos, **settings), network
-
-
-@dataclass
-class Story:
-    """A text as its target sees it: committed ids, and how many of them the draft should hold."""
-
-    name: str
-    ids: list[int]
-    plan: Plan = MIXED
-    seed: int = 1
-    temperature: float = 1.0
-    max_length: int = 64
-    base: int = 0
-    replica: str = "a"
-
-    def row(self) -> ProposeRow:
-        return ProposeRow(
-            self.name,
-            self.base,
-            tuple(self.ids[self.base :]),
-            extend_digest(EMPTY_DIGEST, self.ids),
-            self.max_length,
-            self.plan,
-            self.seed,
-            self.temperature,
-        )
-
-
-def story(name: str, length: int = 12, **fields: Any) -> Story:
-    start = sum(name.encode())
-    return Story(name, [(start + 7 * i * i) % VOCAB_SIZE for i in range(length)], **fields)
-
-
-def run(engine: DraftEngine, now_s: float = 0.0) -> dict[str, ProposeReply]:
-    """Step until every call is answered; -> the last reply to each replica."""
-    replies = dict(engine.finished())
-    while engine.has_work:
-        engine.step(now_s)
-        replies |= dict(engine.finished())
-    return replies
-
-
-class Targets:
-    """Numbers calls and puts the rows of several stories into one call per replica."""
-
-    def __init__(self, engine: DraftEngine) -> None:
-        self.engine = engine
-        self.call_no = 0
-
-    def send(
-        self,
-        *stories: Story,
-        budget_ms: float = LONG_BUDGET_MS,
-        now_s: float = 0.0,
-        closed: tuple[str, ...] = (),
-    ) -> None:
-        self.call_no += 1
-        for name in sorted({one.replica for one in stories}):
-            rows = tuple(one.row() for one in stories if one.replica == name)
-            call = ProposeCall(name, self.call_no, budget_ms, rows, closed)
-            self.engine.receive(call, now_s)
-
-    def ask(self, *stories: Story, now_s: float = 0.0) -> list[RowReply]:
-        """The replies to these rows, in their order."""
-        self.send(*stories, now_s=now_s)
-        replies = run(self.engine, now_s)
-        rows = {
-            (name, row.draft_session): row for name, reply in replies.items() for row in reply.rows
-        }
-        return [rows[one.replica, one.name] for one in stories]
-
-    def settle(self, one: Story) -> RowReply:
-        """Ask as a target does, round after round, until the row is drafted."""
-        for _ in range(20):
-            (reply,) = self.ask(one)
-            if reply.status is RowStatus.OK:
-                one.base = len(one.ids)
-                return reply
-            one.base = reply.needs_from if reply.status is RowStatus.NEEDS else len(one.ids)
-        raise AssertionError("the row never joined")
 
 
 def imagine(decoder: Any, one: Story, eos: Sequence[int] = ()) -> list[tuple[int, int, float]]:
@@ -332,6 +228,17 @@ def test_a_proposal_ends_at_an_end_token(decoder: Any) -> None:
     assert first != second
     engine, _ = make_engine(decoder, eos=(second,))
     assert Targets(engine).settle(one).tokens == (first, second)
+
+
+def test_a_tree_has_the_width_of_its_plan_on_each_level(decoder: Any) -> None:
+    """Guesses hang behind the likeliest one of the level before, and the spine is the chain."""
+    plan = replace(DEEP, tree_width=3, tree_depth=2)
+    one = story("x", plan=plan)
+    reply = Targets(make_engine(decoder)[0]).settle(one)
+    assert reply.parents == (0, 0, 0, 1, 1, 1, 4, 7)
+    assert reply.ranks == (0, 1, 2, 0, 1, 2, 0, 0)
+    spine = tuple(reply.tokens[node] for node in (0, 3, 6, 7))
+    assert spine == tuple(token for token, _, _ in imagine(decoder, replace(one, plan=DEEP)))
 
 
 @pytest.mark.parametrize("room", [1, 2, 3])
@@ -542,28 +449,92 @@ def test_closed_and_idle_sessions_give_their_blocks_back(decoder: Any) -> None:
     assert network.pool.allocator.num_free_blocks == 4
 
 
-def test_a_text_that_begins_like_an_ended_one_of_another_target_is_computed_from_there(
-    decoder: Any,
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_text_that_begins_like_one_of_another_target_is_computed_from_there(
+    decoder: Any, ended: bool
 ) -> None:
-    """Only committed blocks that every group has computed are copied; the guesses are the same."""
+    """Only committed blocks that every group has computed are copied, from texts in use and ended
+    ones, within their salt; the guesses are the same."""
     engine, network = make_engine(decoder, cache_tokens=1024)
     targets = Targets(engine)
     first = story("x", length=150, plan=DEEP, max_length=170, replica="a")
     targets.settle(first)
+    targets.send(story("w"), closed=("x",) if ended else ())
+    run(engine)
     later = Story("y", [*first.ids[:140], *range(30)], DEEP, max_length=200, replica="b")
-    salted = replace(later, name="z", replica="c")
-    assert_guessed(targets.settle(later), imagine(decoder, later))
-    assert network.copies == [], "a session in use lends nothing"
-    targets.send(story("w"), closed=("x",))
-    run(engine)
-    again = replace(later, name="again", base=0)
-    guessed = targets.settle(again)
+    guessed = targets.settle(later)
     assert network.copies == [128]
-    assert_guessed(guessed, imagine(decoder, again))
-    row = replace(salted.row(), salt="other")
-    engine.receive(ProposeCall("c", 1, 1e9, (row,)), 0.0)
-    run(engine)
+    assert_guessed(guessed, imagine(decoder, later))
+    targets.settle(replace(later, name="z", base=0, replica="c", salt="other"))
     assert network.copies == [128]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_guesses_are_not_lent_before_they_are_committed(decoder: Any, ended: bool) -> None:
+    """The last of 128 ids is a guess when it is computed; a text with the same id there must wait
+    for the call that commits it, which never comes if the text ends."""
+    engine, network = make_engine(decoder)
+    targets = Targets(engine)
+    one = story("x", length=126, plan=DEEP, max_length=140)
+    one.ids += targets.settle(one).tokens[:1]
+    guessed = targets.settle(one).tokens
+    targets.send(story("w"), closed=("x",) if ended else ())
+    run(engine)
+    same = Story("y", [*one.ids, *guessed, 1], DEEP, max_length=140, replica="b")
+    targets.settle(same)
+    assert network.copies == [64]
+    if not ended:
+        one.ids += guessed
+        targets.settle(one)
+        targets.settle(replace(same, name="z", base=0))
+        assert network.copies == [64, 128]
+
+
+def test_what_only_the_first_group_has_computed_is_not_lent(decoder: Any) -> None:
+    """A text at the shallow exit has no keys of the deep groups to give."""
+    engine, network = make_engine(decoder, prefill_chunk=256, max_debt=256)
+    targets = Targets(engine)
+    one = story("x", length=100, plan=SHALLOW, max_length=140)
+    one.ids += targets.settle(one).tokens
+    targets.settle(one)
+    other = Story("y", [*one.ids, 5], DEEP, max_length=140, replica="b")
+    assert_guessed(targets.settle(other), imagine(decoder, other))
+    assert network.copies == []
+
+
+def test_two_targets_that_send_one_prompt_at_once_compute_it_once(decoder: Any) -> None:
+    """The second one waits for its prefill, and by then the first one's blocks are there."""
+    engine, network = make_engine(decoder)
+    targets = Targets(engine)
+    mine = story("x", length=150, plan=DEEP, max_length=170)
+    theirs = replace(mine, replica="b", seed=2)
+    assert {reply.status for reply in targets.ask(mine, theirs)} == {RowStatus.WARMING}
+    assert network.copies == [128]
+    assert sum(sum(rows) for group, rows in network.runs if group == 0) == 149 + 149 - 128
+    for one in (mine, theirs):
+        assert_guessed(targets.settle(one), imagine(decoder, one))
+
+
+def test_what_becomes_of_a_lender_is_nothing_to_those_who_copied(decoder: Any) -> None:
+    """The lender's text is taken back and written anew, then ended and overwritten: the borrower
+    guesses on as ever, and nobody gets the new text's keys for the old one's."""
+    engine, network = make_engine(decoder, cache_tokens=512)
+    targets = Targets(engine)
+    lender = story("x", length=150, plan=DEEP, max_length=170)
+    targets.settle(lender)
+    borrower = Story("y", [*lender.ids[:130], 5], DEEP, max_length=170, replica="b")
+    targets.settle(borrower)
+    assert network.copies == [128]
+    lender.ids, lender.base = [*lender.ids[:20], *range(60), *range(60)], 20
+    targets.settle(lender)
+    third = replace(borrower, name="z", base=0, ids=[*borrower.ids, 6], replica="c")
+    for one in (borrower, third, borrower, lender):
+        assert_guessed(targets.settle(one), imagine(decoder, one))
+    targets.send(story("w", 140, max_length=192), closed=("x",))
+    run(engine)
+    borrower.ids.append(7)
+    for one in (borrower, third):
+        assert_guessed(targets.settle(one), imagine(decoder, one))
 
 
 # Warming and debt --------------------------------------------------------------------------------
@@ -629,3 +600,18 @@ def test_a_row_whose_deep_groups_lag_too_far_stops_at_its_shallow_exit(decoder: 
     one.base = len(one.ids) - 1
     assert_guessed(targets.ask(one)[0], imagine(decoder, one))
     assert engine.counters["rows_stopped_by_debt"] == 1
+
+
+def test_a_row_that_is_held_back_is_caught_up_once_it_is_answered(decoder: Any) -> None:
+    """Not between its steps: then its depth would depend on when prefill steps come."""
+    engine, _ = make_engine(decoder, max_debt=10, prefill_chunk=32)
+    targets = Targets(engine)
+    one = story("x", plan=replace(DEEP, max_proposal=8))
+    targets.send(one)
+    for _ in range(8):
+        engine.step(0.0)
+    assert engine.counters["warm_steps"] == 0
+    ((_, reply),) = engine.finished()
+    assert reply.rows[0].drafted_by == (2,) * 8
+    run(engine)
+    assert engine.counters["warm_steps"] == 1

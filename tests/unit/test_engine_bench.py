@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import random
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,13 +16,16 @@ import torch
 
 from s2d_ray.bench import comparisons, engine, engine_report
 from s2d_ray.bench.alternate import Advance, Case, alternate
+from s2d_ray.bench.card import model_name
 from s2d_ray.bench.comparisons import Singles
+from s2d_ray.bench.costs import time_in_turn
 from s2d_ray.bench.engine_report import Measured
 from s2d_ray.bench.figures import Sample, Written
 from s2d_ray.bench.ours import fixed_exit
 from s2d_ray.bench.rig import Rig, Scale
 from s2d_ray.config import AppConfig
 from s2d_ray.core.cascade import Plan
+from s2d_ray.errors import ModelError
 from s2d_ray.models import draft_files
 from s2d_ray.models.draft_files import DraftCard
 from s2d_ray.models.sorted_draft import cut_draft
@@ -111,6 +116,10 @@ def test_every_figure_is_there(measured: Measured) -> None:
     assert values["speculation"].keys() == values["speculation_sampled"].keys() == methods
     assert values["forward_rows"].keys() == {"1", "4", "8"}
     assert values["share_of_ideal"] == min(values["shares_of_ideal"].values())
+    low, high = values["spread"]["plain_vs_generate"]
+    assert low <= values["plain_vs_generate"] <= high
+    for name, found in values["spread"]["speculation"].items():
+        assert found[0] <= values["speculation"][name] <= found[1]
     json.dumps(values)
 
 
@@ -141,6 +150,42 @@ def test_each_fixed_exit_drafts_at_its_depth_alone(measured: Measured) -> None:
         assert set(each.written.steps) == drafters.get(each.method, set(each.written.steps))
         if each.method == "exit_6":
             assert each.written.accepted == each.written.drafted > 0
+
+
+def test_every_shape_is_measured_and_the_draft_in_both_precisions(measured: Measured) -> None:
+    """The keys of the curves, which whoever plans by them reads."""
+    curves = engine_report.curve_values(measured.curves)["curves_ms"]
+    forwards = {f"1 × {rows}" for rows in (1, 2, 4, 6, 8, 12, 16)}
+    forwards |= {"2 × 1", "4 × 1", "8 × 1", "2 × 4", "4 × 4", "8 × 4"}
+    assert curves["forward"].keys() == forwards
+    assert curves["tree"].keys() == {"spine 2, 2 leaves", "spine 4, 4 leaves"}
+    steps = {f"{layer} layers, {rows} × 1" for layer in EXITS for rows in (1, 2, 4, 8)}
+    assert curves["draft"].keys() == {"float32", "int8"}
+    assert all(by.keys() == steps for by in curves["draft"].values())
+    assert measured.curves.costs.draft_s == measured.curves.drafts_s["float32"]
+    assert curves["stock"] > 0
+
+
+def test_measuring_gives_all_room_back_and_asks_for_room_by_its_key(rig: Rig) -> None:
+    """Else the next comparison would have less cache than the config says."""
+    allocator = rig.first.target.model.pool.allocator
+    before = allocator.num_free_blocks
+    rig.meter.around(30, 3, 1)
+    assert allocator.num_free_blocks == before
+    with pytest.raises(ModelError, match="^kv_cache_mib: measuring costs needs room"):
+        rig.meter.around(10_000, 3, 1)
+    assert allocator.num_free_blocks == before
+
+
+def test_calls_are_timed_in_an_order_of_each_round() -> None:
+    """After one untimed round; every call once a round."""
+    made: list[str] = []
+    calls = {name: functools.partial(made.append, name) for name in "abcd"}
+    assert time_in_turn(calls, 6, random.Random(1)).keys() == calls.keys()
+    rounds = ["".join(made[start : start + 4]) for start in range(0, len(made), 4)]
+    assert len(rounds) == 7
+    assert {"".join(sorted(each)) for each in rounds} == {"abcd"}
+    assert len(set(rounds)) > 3
 
 
 def test_a_liar_makes_the_result_not_identical(measured: Measured) -> None:
@@ -192,7 +237,7 @@ def test_the_last_line_is_the_result_and_is_saved(
     """The card comes first; the progress is on stderr."""
     monkeypatch.setattr(engine, "QUICK", TINY)
     monkeypatch.setattr(comparisons, "write_by_actor", lambda rig, bar, temp_dir: as_actor(rig))
-    settings = engine.Settings(config, True, tmp_path / "deep" / "results", 1, tmp_path)
+    settings = engine.Settings(config, True, False, tmp_path / "deep" / "results", 1, tmp_path)
     assert engine.run(settings) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("cpu ")
@@ -201,3 +246,28 @@ def test_the_last_line_is_the_result_and_is_saved(
     assert "ceiling" in values["card"]
     [path] = (tmp_path / "deep" / "results").iterdir()
     assert json.loads(path.read_text()) == values
+
+
+def test_a_card_names_no_place_on_this_machine() -> None:
+    """It is published with the result."""
+    assert model_name("/home/me/models/small.gguf") == "small.gguf"
+    assert model_name("models/small") == "small"
+    assert model_name(f"pypi:small==1.0#sha256={'0' * 64}") == "pypi:small==1.0"
+    assert model_name("hub:org/small@main") == "hub:org/small@main"
+
+
+def test_the_curves_alone_need_no_text(
+    config: AppConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Card, two tables, and the line with the figures of forwards alone."""
+    monkeypatch.setattr(engine, "QUICK", TINY)
+    monkeypatch.setattr(engine, "measure", None)
+    assert engine.run(engine.Settings(config, True, True, tmp_path, 1, tmp_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("cpu ")
+    values = json.loads(lines[-1])
+    assert values.keys() >= {"forward_rows", "draft_rows_8_vs_1", "curves_ms", "card"}
+    assert "identical" not in values

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from s2d_ray.models.attention import Segment
-from s2d_ray.models.kv_pool import BLOCK, KVPool, Run, RunAllocator
+from s2d_ray.models.kv_pool import BLOCK, Copy, KVPool, Run, RunAllocator
 from s2d_ray.models.ragged import RaggedModel
 from tests.tiny import tiny_decoder
 
@@ -18,7 +18,7 @@ NUM_BLOCKS = 12
 
 
 class AllocatorMachine(RuleBasedStateMachine):
-    """Any order of reservations and releases, against the set of blocks in use."""
+    """Any order of reservations, growth and releases, against the set of blocks in use."""
 
     runs = Bundle("runs")
 
@@ -34,8 +34,8 @@ class AllocatorMachine(RuleBasedStateMachine):
     def free(self) -> set[int]:
         return set(range(NUM_BLOCKS)).difference(*(self.blocks(run) for run in self.held))
 
-    def longest_gap(self) -> int:
-        free, longest = self.free(), 0
+    def longest_gap(self, *without: Run) -> int:
+        free, longest = self.free().union(*map(self.blocks, without)), 0
         for start in free:
             length = 0
             while start + length in free:
@@ -55,6 +55,34 @@ class AllocatorMachine(RuleBasedStateMachine):
             self.held.append(run)
         return run
 
+    @rule(target=runs, run=consumes(runs), num_tokens=st.integers(0, (NUM_BLOCKS + 2) * BLOCK))
+    def grow(self, run: Run | None, num_tokens: int) -> Run | None:
+        """In place if it can be, else wherever there is room, its own blocks counted in."""
+        if run is None or num_tokens <= run.num_slots:
+            return run
+        wanted = -(-num_tokens // BLOCK)
+        could = self.allocator.fits_without(num_tokens, [run])
+        grown = self.allocator.grow(run, num_tokens)
+        assert (grown is not None) == could == (wanted <= self.longest_gap(run))
+        if grown is None:
+            return run
+        behind = set(range(run.start // BLOCK, run.start // BLOCK + wanted)) - self.blocks(run)
+        if behind <= self.free():
+            assert grown.start == run.start
+        assert grown.num_slots == wanted * BLOCK
+        assert self.blocks(grown) <= self.free() | self.blocks(run)
+        self.held[self.held.index(run)] = grown
+        return grown
+
+    @rule(run=consumes(runs), num_tokens=st.integers(0, (NUM_BLOCKS + 2) * BLOCK))
+    def shrink(self, run: Run | None, num_tokens: int) -> None:
+        """What is left is its beginning; here it is given back too."""
+        if run is not None and num_tokens <= run.num_slots:
+            kept = self.allocator.shrink(run, num_tokens)
+            assert kept == Run(run.start, max(1, -(-num_tokens // BLOCK)) * BLOCK)
+            self.held.remove(run)
+            self.allocator.release(kept)
+
     @rule(run=consumes(runs))
     def release(self, run: Run | None) -> None:
         if run is not None:
@@ -71,26 +99,39 @@ class AllocatorMachine(RuleBasedStateMachine):
 
 
 # Runs never overlap, a run is refused only if no gap is long enough, and released gaps join: the
-# longest gap that the allocator serves is always the longest there is.
+# longest gap that the allocator serves is always the longest there is. What cannot grow stays.
 AllocatorMachine.TestCase.settings = settings(max_examples=60, deadline=None)
 TestAllocator = AllocatorMachine.TestCase
 
 
 def test_what_is_written_is_viewed_and_a_view_is_no_copy() -> None:
-    """Attention reads a run in place: a view shares the pool's memory and sees later writes."""
+    """Attention reads runs in place: a view shares the pool's memory and sees later writes."""
     pool = KVPool([CPU, CPU], 3, 8, 256, torch.float32)
-    run = pool.allocator.reserve(100)
-    assert run is not None
     keys, values = torch.randn(3, 5, 8), torch.randn(3, 5, 8)
-    before, _ = pool.view(1, run.start, 64)
-    pool.write(1, run.start + 20, keys, values)
-    seen_keys, seen_values = pool.view(1, run.start, 64)
-    assert torch.equal(seen_keys[:, 20:25], keys)
-    assert torch.equal(seen_values[:, 20:25], values)
+    before, _ = pool.view(1, 64, 64, 1, 0)
+    pool.write(1, torch.tensor([84, 85, 86, 87, 200]), keys, values)
+    seen_keys, seen_values = pool.view(1, 64, 64, 1, 0)
+    assert torch.equal(seen_keys[0, :, 20:24], keys[:, :4])
+    assert torch.equal(seen_values[0, :, 20:24], values[:, :4])
     assert before.data_ptr() == seen_keys.data_ptr()
     assert torch.equal(before, seen_keys)
-    other_layer, _ = pool.view(0, run.start, 64)
+    other_layer, _ = pool.view(0, 64, 64, 1, 0)
     assert not other_layer.any()
+    both, _ = pool.view(1, 64, 64, 2, 100)
+    assert torch.equal(both[0], seen_keys[0])
+    assert torch.equal(both[1, :, 36], keys[:, 4])
+
+
+@pytest.mark.parametrize(("source", "target"), [(0, 64), (128, 0), (64, 128), (0, 256)])
+def test_a_copy_into_blocks_that_overlap_its_source_is_whole(source: int, target: int) -> None:
+    """A run may move by less than its length."""
+    pool = KVPool([CPU, CPU], 2, 4, 512, torch.float32)
+    keys, values = torch.randn(2, 150, 4), torch.randn(2, 150, 4)
+    pool.write(1, torch.arange(source, source + 150), keys, values)
+    pool.copy(Copy(source, target, 150))
+    seen_keys, seen_values = pool.view(1, target, 150, 1, 0)
+    assert torch.equal(seen_keys[0], keys)
+    assert torch.equal(seen_values[0], values)
 
 
 @pytest.mark.parametrize("num_sequences", [1, 3])
@@ -112,7 +153,7 @@ def test_the_bytes_a_decode_step_writes_do_not_depend_on_the_context(num_sequenc
 def test_an_unwritten_pool_is_zero_in_every_dtype(dtype: torch.dtype) -> None:
     """Masked keys meet finite numbers, never leftovers that could be NaN."""
     pool = KVPool([CPU], 2, 4, 128, dtype)
-    keys, values = pool.view(0, 0, 128)
+    keys, values = pool.view(0, 0, 128, 1, 0)
     assert keys.dtype == values.dtype == dtype
     assert not keys.any()
     assert not values.any()

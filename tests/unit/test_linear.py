@@ -9,13 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from s2d_ray.models.linear import (
+    _ROUND_ALONE,
     Int8Linear,
     LinearKind,
     PackedLinear,
+    _round,
     make_linear,
     quantize_rows,
     quantize_weight,
     replace_linears,
+    suited,
 )
 from tests.tiny import threads
 
@@ -146,6 +149,7 @@ def test_every_kind_computes_the_same_layer(kind: LinearKind, tolerance: float, 
     assert (out - stock(rows)).abs().max() <= tolerance
 
 
+@pytest.mark.usefixtures("int8_everywhere")
 def test_all_linears_below_a_module_are_replaced_and_nothing_else() -> None:
     """None is overlooked: one stock layer would be enough to break the claim on bits."""
     tree = nn.ModuleDict(
@@ -156,6 +160,45 @@ def test_all_linears_below_a_module_are_replaced_and_nothing_else() -> None:
     assert kinds.count(Int8Linear) == 2
     assert nn.Linear not in kinds
     assert nn.LayerNorm in kinds
+
+
+@needs_packed_linears
+def test_int8_is_for_large_layers_and_no_layer_stays_stock() -> None:
+    """Both kinds keep a row's bits, so their mixture does. Siblings count as the one product that
+    they become."""
+    heads = {"q_proj": 384, "k_proj": 192, "v_proj": 192}
+    tree = nn.ModuleDict({name: nn.Linear(384, size) for name, size in heads.items()})
+    tree["o_proj"] = nn.Linear(384, 384)
+    replace_linears(tree, "int8")
+    kinds = [type(module) for module in tree.modules()]
+    assert (kinds.count(Int8Linear), kinds.count(PackedLinear)) == (1, 1)
+    assert type(tree["o_proj"]) is PackedLinear
+    assert nn.Linear not in kinds
+
+
+def test_only_small_int8_layers_of_hosts_that_pack_change_their_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without oneDNN the alternative would be a stock layer, which keeps no bits."""
+    small, large = nn.Linear(64, 64), nn.Linear(1_000, 500)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert [suited(each, "int8") for each in (small, large)] == ["packed", "int8"]
+    for kind in ("packed", "portable"):
+        assert suited(small, kind) == kind  # type: ignore[arg-type]
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert suited(small, "int8") == "int8"
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.floats(-(2.0**21), 2.0**21, width=32), min_size=1, max_size=40))
+def test_many_numbers_are_rounded_like_few(numbers: list[float]) -> None:
+    """Halves included, which go to the even neighbour: a row's digits must not depend on how many
+    rows lie beside it."""
+    rows = torch.tensor(numbers)
+    for each in (rows, rows.round() + 0.5):
+        many = each.repeat(_ROUND_ALONE // len(numbers) + 1)
+        assert many.numel() > _ROUND_ALONE
+        assert torch.equal(_round(many)[: len(numbers)], each.round())
 
 
 @needs_packed_linears

@@ -202,6 +202,7 @@ def test_each_precision_has_its_linear_layer() -> None:
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("float32", PackedLinear), ("int8", Int8Linear)])
+@pytest.mark.usefixtures("int8_everywhere")
 def test_a_target_has_no_stock_linear_left_and_owns_its_memory(
     checkpoint: Path, precision: Any, kind: type
 ) -> None:

@@ -96,7 +96,7 @@ def test_a_forward_crosses_devices_with_all_that_its_layers_need(family: str) ->
     remove_hook_from_module(decoder)  # it would bring the result back, which `meta` cannot
     run = model.pool.allocator.reserve(100)
     assert run is not None
-    places = [model.pool.view(layer, 0, 64)[0].device for layer in range(6)]
+    places = [model.pool.view(layer, 0, 64, 1, 0)[0].device for layer in range(6)]
     assert places == [CPU] * 3 + [META] * 3
     segments = [Segment(run, 0, 70), Segment(run, 70, 4, (0, 1, 0))]
     logits = model.forward([1] * 74, segments, [69, 73])
