@@ -1,12 +1,15 @@
-"""The tenants file as it changes: the last good version is in force."""
+"""The tenants file as it changes: the last good version is in force, over restarts too."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 from s2d_ray.errors import ConfigError
-from s2d_ray.tenants import TenantsFile, parse_tenants
+from s2d_ray.tenants import TenantsFile, load_tenants, parse_tenants, save_tenants
+
+logger = logging.getLogger("ray.serve")
 
 
 class WatchedTenants:
@@ -15,16 +18,24 @@ class WatchedTenants:
     `version` names the contents in force. `trouble` is why a newer one is not, None if it is.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises ConfigError if the first version cannot be used."""
+    def __init__(self, path: Path, last_good: Path) -> None:
+        """last_good: where the version in force is kept, for a start with a broken file.
+
+        Raises ConfigError if neither can be used.
+        """
         self._path = path
+        self._last_good = last_good
         self._seen = ""
         self.trouble: str | None = None
         self.version = ""
         self.tenants = TenantsFile()
         self.look()
         if self.trouble is not None:
-            raise ConfigError(self.trouble)
+            trouble = self.trouble
+            try:
+                self.tenants, self.version = load_tenants(last_good), "last good"
+            except ConfigError:
+                raise ConfigError(trouble) from None
 
     def look(self) -> bool:
         """Whether another version is in force now."""
@@ -46,4 +57,8 @@ class WatchedTenants:
             self.trouble = error.message
             return False
         self.version = seen
+        try:
+            save_tenants(self._last_good, self.tenants)
+        except OSError as error:  # it is in force all the same
+            logger.error("the tenants in force cannot be kept: %s", error)
         return True

@@ -34,6 +34,7 @@ SAVE_S = 10.0
 ROUTER_GONE_S = 5.0
 """A router that has not been heard for so long is not waited for."""
 CONFIRM_S = 8.0
+LAST_GOOD = "tenants.yaml"
 REMEMBERED = 10_000
 """Ids of ended requests, so that a record told twice is counted once."""
 
@@ -51,8 +52,9 @@ class LedgerReplica:
         self, tenancy: dict[str, Any], max_open: int, slots_of: SlotsOf, report: Report
     ) -> None:
         config = TenancyConfig.model_validate(tenancy)
-        self._watched = WatchedTenants(Path(config.file))
-        self._folder = StateFolder(Path(config.state_dir), prints=config.usage_to_stdout)
+        folder = Path(config.state_dir)
+        self._folder = StateFolder(folder, prints=config.usage_to_stdout)
+        self._watched = WatchedTenants(Path(config.file), folder / LAST_GOOD)
         saved = self._folder.load()
         self._ledger = Ledger(
             Bounds(max_open, config.max_waiting_bytes),

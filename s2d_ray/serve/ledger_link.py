@@ -61,7 +61,7 @@ def set_gauges(values: Mapping[str, float]) -> None:
 
 @cache
 def _gauge(name: str) -> Gauge:
-    return Gauge(f"s2d_ledger_{name}", f"The ledger's {name.replace('_', ' ')}, since its start.")
+    return Gauge(f"s2d_ledger_{name}", f"The ledger: {name.replace('_', ' ')}.")
 
 
 def running_slots(batch_slots: Mapping[str, int]) -> dict[str, int]:

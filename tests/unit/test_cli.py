@@ -287,7 +287,7 @@ def test_the_greeting_names_url_curl_chat_and_stop(
     monkeypatch.setattr(launcher.shutil, "which", lambda name: name if on_path else None)
     monkeypatch.setattr(launcher.sys, "argv", [os.path.abspath(".venv/bin/s2d")])
     s2d = "s2d" if on_path else ".venv/bin/s2d"
-    text = launcher.greeting("http://127.0.0.1:8001", "small")
+    text = launcher.greeting("http://127.0.0.1:8001", "small", asks_for_key=False)
     for part in (
         "ready at http://127.0.0.1:8001",
         "curl http",
@@ -296,3 +296,6 @@ def test_the_greeting_names_url_curl_chat_and_stop(
     ):
         assert part in text
     assert '"model": "small"' in text
+    assert "S2D_API_KEY" not in text
+    with_key = launcher.greeting("http://127.0.0.1:8001", "small", asks_for_key=True)
+    assert '-H "authorization: Bearer $S2D_API_KEY"' in with_key

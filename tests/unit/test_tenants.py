@@ -198,7 +198,7 @@ class TestWatched:
     def test_a_bad_version_leaves_the_old_one_in_force_and_says_why(self, tmp_path: Path) -> None:
         path = tmp_path / "tenants.yaml"
         path.write_text("tenants: {a: {}}")
-        watched = WatchedTenants(path)
+        watched = WatchedTenants(path, tmp_path / "good.yaml")
         first = watched.version
         path.write_text("tenants: {a: {}, b: {nope: 1}}")
         assert not watched.look()
@@ -213,7 +213,7 @@ class TestWatched:
     def test_a_file_that_is_gone_for_a_while_changes_nothing(self, tmp_path: Path) -> None:
         path = tmp_path / "tenants.yaml"
         path.write_text("tenants: {a: {}}")
-        watched = WatchedTenants(path)
+        watched = WatchedTenants(path, tmp_path / "good.yaml")
         path.unlink()
         assert not watched.look()
         assert "cannot be read" in (watched.trouble or "")
@@ -227,7 +227,7 @@ class TestWatched:
             (tmp_path / name / "tenants.yaml").write_text(f"tenants: {{{name}: {{}}}}")
         link = tmp_path / "data"
         link.symlink_to("one")
-        watched = WatchedTenants(link / "tenants.yaml")
+        watched = WatchedTenants(link / "tenants.yaml", tmp_path / "good.yaml")
         fresh = tmp_path / "fresh"
         fresh.symlink_to("two")
         fresh.replace(link)
@@ -236,7 +236,25 @@ class TestWatched:
 
     def test_a_bad_first_version_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot be read"):
-            WatchedTenants(tmp_path / "nowhere.yaml")
+            WatchedTenants(tmp_path / "nowhere.yaml", tmp_path / "good.yaml")
+
+    def test_a_start_with_a_bad_file_goes_on_with_the_last_good_one(self, tmp_path: Path) -> None:
+        path, good = tmp_path / "tenants.yaml", tmp_path / "good.yaml"
+        path.write_text("tenants: {a: {weight: 2}}")
+        WatchedTenants(path, good)
+        path.write_text("tenants: {a: {nope: 1}}")
+        watched = WatchedTenants(path, good)
+        assert watched.tenants.limits() == {"a": Limits(weight=2)}
+        assert watched.trouble == f"{path}: tenants.a.nope: unknown key"
+        path.write_text("tenants: {b: {}}")
+        assert watched.look()
+        assert (watched.trouble, set(watched.tenants.tenants)) == (None, {"b"})
+
+    def test_a_version_that_cannot_be_kept_is_in_force_all_the_same(self, tmp_path: Path) -> None:
+        path = tmp_path / "tenants.yaml"
+        path.write_text("tenants: {a: {}}")
+        watched = WatchedTenants(path, tmp_path / "nowhere" / "good.yaml")
+        assert set(watched.tenants.tenants) == {"a"}
 
 
 class TestCommand:
