@@ -214,7 +214,7 @@ def test_bench_engine_hands_on_its_words_and_its_status(
     words = ["bench", "engine", "--quick", "--out", "there", "--seed", "7"]
     result = RUNNER.invoke(cli.app, words)
     quickstart = load_config(ROOT / "deployments" / "quickstart.yaml")
-    assert calls == [(quickstart, True, Path("there"), 7, tmp_path)]
+    assert calls == [(quickstart, True, False, Path("there"), 7, tmp_path)]
     assert result.exit_code == status
     assert result.stderr == ("s2d: interrupted\n" if raises else "")
 
