@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -18,6 +19,8 @@ from rich.text import Text
 from s2d_ray.errors import RunError, S2DError
 
 CONNECT_TIMEOUT_S = 5.0
+KEY_VARIABLE = "S2D_API_KEY"
+"""Holds the API key: a secret, which would stand in the list of processes if it were an option."""
 EXIT_OK, EXIT_FAILED, EXIT_INTERRUPTED = 0, 1, 130
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -216,7 +219,9 @@ def _client(url: str) -> httpx.Client:
         # A proxy named in the environment cannot reach this machine's loopback.
         is_local = httpx.URL(url).host in _LOOPBACK
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
-        return httpx.Client(base_url=url, timeout=timeout, trust_env=not is_local)
+        key = os.environ.get(KEY_VARIABLE)
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=not is_local)
     except httpx.InvalidURL as error:
         raise RunError(f"{url}: not a URL such as http://127.0.0.1:8000 ({error})") from None
 

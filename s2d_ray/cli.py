@@ -178,6 +178,14 @@ def models(context: typer.Context) -> None:
 
 
 @_sub_commands
+def tenant(context: typer.Context) -> None:
+    """Say who may use the service (`s2d tenant --help`)."""
+    from s2d_ray.tenants_cli import tenants_app
+
+    _hand_on(tenants_app, context)
+
+
+@_sub_commands
 def bench(context: typer.Context) -> None:
     """Measure on this machine (`s2d bench --help`)."""
     from s2d_ray.bench.cli import bench_app

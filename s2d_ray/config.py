@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -16,10 +16,10 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from s2d_ray.core.cascade import Plan
 from s2d_ray.errors import ConfigError
@@ -97,21 +97,12 @@ class HttpConfig(Section):
     port: int = Field(8000, ge=1, le=65535, description="Port; `--port` overrides it.")
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="Larger bodies get 413.")
     max_open_requests: int = Field(256, ge=1, description="Serve's max_ongoing_requests.")
+    num_routers: int = Field(1, ge=1, description="Replicas of the router.")
 
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the API."""
         return _is_loopback(self.host)
-
-    @field_validator("host")
-    @classmethod
-    def _loopback_or_allowed(cls, host: str, info: ValidationInfo) -> str:
-        if not _is_loopback(host) and not info.data.get("allow_unauthenticated"):
-            raise ValueError(
-                f"{host} can be reached from other machines, and the API asks nobody for a key; "
-                "use 127.0.0.1, or set http.allow_unauthenticated: true"
-            )
-        return host
 
 
 class EngineConfig(Section):
@@ -208,6 +199,20 @@ class DraftConfig(EngineConfig):
         return self
 
 
+class TenancyConfig(Section):
+    """Tenants, and what is kept of them. Without this section nobody is asked for a key."""
+
+    file: str = Field(description="The tenants file, kept by `s2d tenant`; watched.")
+    state_dir: str = Field(description="Folder for usage, audit log and the ledger's snapshot.")
+    max_wait_s: float = Field(
+        60.0, gt=0, description="A request that waits longer for its turn gets 503."
+    )
+    max_waiting_bytes: int = Field(
+        64 * 2**20, ge=1024, description="Bodies of waiting requests, all together; more get 503."
+    )
+    usage_to_stdout: bool = Field(False, description="Print each usage record as well.")
+
+
 class AppConfig(Section):
     """The whole system: one HTTP edge, one draft or none, named targets, one default plan."""
 
@@ -217,6 +222,9 @@ class AppConfig(Section):
     draft: DraftConfig | None = Field(None, description="The shared draft; none: plain decoding.")
     targets: dict[str, TargetConfig] = Field(
         min_length=1, description="Targets by name; the name is the API's `model`."
+    )
+    tenancy: TenancyConfig | None = Field(
+        None, description="Tenants; none: whoever asks is served."
     )
 
     def models_at(self, place: str | None = None) -> list[str]:
@@ -238,6 +246,18 @@ class AppConfig(Section):
                 )
         return targets
 
+    @model_validator(mode="after")
+    def _loopback_or_keys(self) -> AppConfig:
+        http = self.http
+        if not (http.is_loopback or http.allow_unauthenticated or self.tenancy):
+            raise PydanticCustomError(
+                "open_host",
+                "http.host: {host} can be reached from other machines, and the API asks nobody for "
+                "a key; use 127.0.0.1, add tenancy, or set http.allow_unauthenticated: true",
+                {"host": http.host},
+            )
+        return self
+
 
 def as_written(section: Section) -> dict[str, Any]:
     """The keys a user set, defaults left out: the args of a Serve application (design D14)."""
@@ -246,16 +266,36 @@ def as_written(section: Section) -> dict[str, Any]:
 
 def parse_config(text: str, origin: str) -> AppConfig:
     """Parse YAML text. Raises ConfigError that names `origin`, the key and what is wrong."""
+    return parse_section(AppConfig, text, origin)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def parse_section(kind: type[AnySection], text: str, origin: str) -> AnySection:
+    """Parse YAML text. Raises ConfigError that names `origin`, the key and what is wrong."""
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: not valid YAML: {error}") from None
+        raise ConfigError(f"{origin}: not valid YAML{_place(error)}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{origin}: expected a mapping with 'targets:' at the top level")
+        raise ConfigError(f"{origin}: expected a mapping at the top level")
+    return check_section(kind, tree, origin)
+
+
+def check_section(kind: type[AnySection], tree: Any, origin: str) -> AnySection:
+    """Check a tree of plain values. Raises ConfigError that names `origin` and the key."""
     try:
-        return AppConfig.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, origin)) from None
+
+
+def _place(error: yaml.YAMLError) -> str:
+    """Where and why, without the text around it, which may hold a secret."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return ""
+    return f", line {error.problem_mark.line + 1}: {error.problem}"
 
 
 def load_config(path: Path) -> AppConfig:
@@ -270,7 +310,8 @@ def load_config(path: Path) -> AppConfig:
 def _explain(error: ValidationError, origin: str) -> str:
     lines = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        key = "".join(f"{part}." for part in item["loc"])[:-1]
         reason = "unknown key" if item["type"] == "extra_forbidden" else item["msg"]
-        lines.append(f"{origin}: {key}: {reason}")
+        # What concerns several keys names them itself.
+        lines.append(f"{origin}: {key}: {reason}" if key else f"{origin}: {reason}")
     return "\n".join(lines)

@@ -18,9 +18,12 @@ from s2d_ray.config import HttpConfig, PlanConfig
 from s2d_ray.serve.draft_actor import DraftActor
 from s2d_ray.serve.draft_manager import DraftManager
 from s2d_ray.serve.ingress import build_app
+from s2d_ray.serve.ledger import LedgerReplica
+from s2d_ray.serve.ledger_link import ServeLedger, running_slots, set_gauges
 from s2d_ray.serve.places import CONTROL, DRAFT, ROUTER, label_of
 from s2d_ray.serve.router import Router, TargetFacts
 from s2d_ray.serve.target import TargetReplica
+from s2d_ray.serve.tenant_gate import TenantGate
 
 CONSTRUCTOR_TRIES = 3
 CALLS_IN_FLIGHT = 1_000
@@ -43,12 +46,24 @@ class DraftArgs(BaseModel):
 
 
 class RouterArgs(BaseModel):
-    """Arguments of the router application: what it says about targets, not how they run."""
+    """Arguments of the router application: what it says about targets, not how they run.
+
+    max_wait_s: of a request at the ledger; None: there is no ledger, and no tenants.
+    """
 
     targets: dict[str, TargetFacts]
     has_draft: bool
     http: dict[str, Any] = {}
     plan: dict[str, Any] = {}
+    max_wait_s: float | None = None
+
+
+class LedgerArgs(BaseModel):
+    """Arguments of the ledger application. batch_slots: of one replica of each target."""
+
+    tenancy: dict[str, Any]
+    max_open: int
+    batch_slots: dict[str, int]
 
 
 def build_target(args: TargetArgs) -> Application:
@@ -98,8 +113,22 @@ class Ingress:
         http = HttpConfig.model_validate(args.http)
         plan = PlanConfig.model_validate(args.plan).plan()
         router = Router(args.targets, has_draft=args.has_draft)
+        gate = None if args.max_wait_s is None else TenantGate(ServeLedger(), args.max_wait_s)
         # Serve's proxy answers x-request-id by itself.
-        return build_app(router, http, plan, answers_request_id=False)
+        return build_app(router, http, plan, gate, answers_request_id=False)
+
+
+def build_ledger(args: LedgerArgs) -> Application:
+    """The ledger, which admits requests: one replica, no torch."""
+    deployment = serve.deployment(
+        name="ledger",
+        health_check_period_s=1,  # a dead one is noticed by this, and requests wait for the next
+        graceful_shutdown_timeout_s=2,
+        graceful_shutdown_wait_loop_s=LOOK_EVERY_S,
+        ray_actor_options={"num_cpus": 0, "label_selector": label_of(CONTROL)},
+    )(LedgerReplica)
+    slots_of = partial(running_slots, args.batch_slots)
+    return deployment.bind(args.tenancy, args.max_open, slots_of, set_gauges)
 
 
 def build_router(args: RouterArgs) -> Application:

@@ -31,6 +31,7 @@ class TargetInfo:
 
     created: Unix seconds. model: its source, as the config names it. max_context: tokens.
     plan: the target's own default plan, None for the config's.
+    default_max_tokens: output cap of a request that sets none; None: what the context leaves.
     """
 
     name: str
@@ -38,6 +39,7 @@ class TargetInfo:
     model: str
     max_context: int
     plan: Plan | None = None
+    default_max_tokens: int | None = None
 
 
 @dataclass(frozen=True)

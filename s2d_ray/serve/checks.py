@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from s2d_ray.config import AppConfig, DraftConfig, TargetConfig
+from s2d_ray.config import AppConfig, DraftConfig, TargetConfig, TenancyConfig
 from s2d_ray.errors import S2DError
 from s2d_ray.models import draft_files, sources, text
 from s2d_ray.models.kv_budget import LEAST_TOKENS, TokenSize, shortage
+from s2d_ray.tenants import load_tenants
 
 
 def check_config(config: AppConfig) -> list[str]:
@@ -27,12 +28,27 @@ def check_config(config: AppConfig) -> list[str]:
                 troubles += _target_troubles(name, target, _model_config(folder))
         except S2DError as error:
             troubles.append(f"targets.{name}.model: {error.message}")
+    if config.tenancy is not None:
+        troubles += _tenancy_troubles(config, config.tenancy)
     if config.draft is not None:
         try:
             troubles += _draft_troubles(config, config.draft, fingerprints)
         except S2DError as error:
             troubles.append(f"draft: {error.message}")
     return troubles
+
+
+def _tenancy_troubles(config: AppConfig, tenancy: TenancyConfig) -> list[str]:
+    try:
+        tenants = load_tenants(Path(tenancy.file)).tenants
+    except S2DError as error:
+        return [f"tenancy.file: {line}" for line in error.message.splitlines()]
+    return [
+        f"tenancy.file: {tenancy.file}: tenants.{name}.targets: there is no target {target!r}"
+        for name, tenant in tenants.items()
+        for target in tenant.targets or ()
+        if target not in config.targets
+    ]
 
 
 def _target_troubles(name: str, target: TargetConfig, model: dict[str, Any]) -> list[str]:

@@ -11,14 +11,21 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
-from s2d_ray.config import AppConfig, DraftConfig, EngineConfig, TargetConfig, as_written
+from s2d_ray.config import (
+    AppConfig,
+    DraftConfig,
+    EngineConfig,
+    TargetConfig,
+    TenancyConfig,
+    as_written,
+)
 from s2d_ray.errors import ModelError, RunError
 from s2d_ray.serve.places import label_of
 from s2d_ray.serve.router import target_app
 
 POLL_S = 0.25
 APPS = "s2d_ray.serve.apps"
-NOT_ARGUMENTS = {"num_replicas", "placement", "max_open_requests"}
+NOT_ARGUMENTS = {"num_replicas", "placement", "num_routers", "max_open_requests"}
 """Keys that go under `deployments:`, where a new number restarts nothing."""
 
 
@@ -38,6 +45,8 @@ def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
                 "args": {"draft": as_written(config.draft), "num_gpus": gpus},
             },
         )
+    if config.tenancy is not None:
+        applications.append(_ledger(config, config.tenancy))
     applications.append(
         {
             "name": "router",
@@ -45,7 +54,11 @@ def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
             "import_path": f"{APPS}:build_router",
             "args": _router_args(config),
             "deployments": [
-                {"name": "router", "max_ongoing_requests": config.http.max_open_requests}
+                {
+                    "name": "router",
+                    "num_replicas": config.http.num_routers,
+                    "max_ongoing_requests": config.http.max_open_requests,
+                }
             ],
         }
     )
@@ -85,14 +98,42 @@ def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str
 
 
 def _router_args(config: AppConfig) -> dict[str, Any]:
-    return {
+    args: dict[str, Any] = {
         "targets": {
-            name: {"model": target.model, "max_context": target.max_context}
+            name: {
+                "model": target.model,
+                "max_context": target.max_context,
+                "default_max_tokens": target.default_max_tokens,
+            }
             for name, target in config.targets.items()
         },
         "has_draft": config.draft is not None,
         "http": {k: v for k, v in as_written(config.http).items() if k not in NOT_ARGUMENTS},
         "plan": as_written(config.plan),
+    }
+    if config.tenancy is not None:
+        args["max_wait_s"] = config.tenancy.max_wait_s
+    return args
+
+
+def _ledger(config: AppConfig, tenancy: TenancyConfig) -> dict[str, Any]:
+    return {
+        "name": "ledger",
+        "route_prefix": None,
+        "import_path": f"{APPS}:build_ledger",
+        "args": {
+            "tenancy": as_written(tenancy),
+            # Below what Serve takes, so that the ledger refuses, not the proxy's plain text.
+            "max_open": max(1, config.http.max_open_requests * 7 // 8),
+            "batch_slots": {name: target.max_batch for name, target in config.targets.items()},
+        },
+        "deployments": [
+            {
+                "name": "ledger",
+                # All that wait, and what routers tell beside.
+                "max_ongoing_requests": config.http.max_open_requests + 1_000,
+            }
+        ],
     }
 
 
@@ -131,12 +172,14 @@ def deploy_document(document: dict[str, Any]) -> None:
 
 
 def wait_until_ready(config: AppConfig, report: Callable[[str], None]) -> None:
-    """Block until every target and the router run. The draft may come later or never.
+    """Block until every target, the router and the ledger run. The draft may come later or never.
 
     Raises ModelError if an application cannot start, with the last line of its reason.
     """
     started_s = time.monotonic()
     waited_for = {*map(target_app, config.targets), "router"}
+    if config.tenancy is not None:
+        waited_for.add("ledger")
     while waited_for:
         for name, app in serve.status().applications.items():
             if app.status == ApplicationStatus.DEPLOY_FAILED:

@@ -116,7 +116,11 @@ async def on_request_error(request: Request, error: Exception) -> Response:
     """Answer a `RequestError`."""
     assert isinstance(error, RequestError)
     body = error_body(error.message, error.type, error.param, error.code)
-    headers = {"retry-after": "1"} if error.status in _RETRY_LATER else None
+    headers = dict(error.headers)
+    if error.status in _RETRY_LATER:
+        headers.setdefault("retry-after", "1")
+        if error.code is not None:
+            headers["x-s2d-reason"] = error.code
     return JSONResponse(body, error.status, headers)
 
 

@@ -15,6 +15,7 @@ from s2d_ray.engine.messages import Event, GenerateRequest, Started
 from s2d_ray.errors import RequestError
 from s2d_ray.serve.backend import Backend, Relay
 from s2d_ray.serve.edge import EventStream, client_gone, internal_error, sse
+from s2d_ray.serve.gate import Ticket
 from s2d_ray.serve.openai.body import error_body
 from s2d_ray.serve.openai.reply import Reply
 
@@ -43,22 +44,26 @@ class Job:
         return seed | ({"x-s2d-ignored": ", ".join(self.ignored)} if self.ignored else {})
 
 
-async def answer(backend: Backend, job: Job, request: Request) -> Response:
+async def answer(backend: Backend, job: Job, request: Request, ticket: Ticket) -> Response:
     """Have all choices written at the same time. Raises RequestError if one is refused."""
-    streams = [backend.generate(job.target, generate) for generate in job.requests]
+    streams = [
+        ticket.run(generate, backend.generate(job.target, generate)) for generate in job.requests
+    ]
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(ticket.close)
         relay = Relay(streams, client_gone(request.receive))
         stack.push_async_callback(relay.close)
         begun = await first_events(relay, len(streams))
         if begun is None:
             return Response(status_code=CLIENT_GONE)
+        headers = job.headers() | ticket.headers()
         if job.is_stream:
             chunks = stream_reply(relay, begun, job.reply, request.state.request_id)
-            return EventStream(chunks, job.headers(), stack.pop_all())
+            return EventStream(chunks, headers, stack.pop_all())
         whole = await whole_reply(relay, begun, job.reply)
         if whole is None:
             return Response(status_code=CLIENT_GONE)
-        return JSONResponse(whole, headers=job.headers())
+        return JSONResponse(whole, headers=headers)
 
 
 async def first_events(relay: Relay, num_choices: int) -> list[tuple[int, Event]] | None:

@@ -20,9 +20,12 @@ from starlette.exceptions import HTTPException
 from s2d_ray import __version__
 from s2d_ray.config import HttpConfig
 from s2d_ray.core.cascade import Plan
-from s2d_ray.errors import RequestError, Unavailable, UnknownModel
+from s2d_ray.engine.messages import Mode
+from s2d_ray.errors import RequestError, Unavailable, UnknownKey, UnknownModel
+from s2d_ray.policy.keys import Caller
 from s2d_ray.serve.backend import Backend, Health, TargetInfo
 from s2d_ray.serve.edge import RequestScope, on_http_error, on_request_error, read_body
+from s2d_ray.serve.gate import Doorkeeper, Gate, OpenTicket, Visit, caller_of
 from s2d_ray.serve.generation import Job, answer
 from s2d_ray.serve.openai.body import error_body, parse, parse_request
 from s2d_ray.serve.openai.chat import ChatCompletionRequest
@@ -42,75 +45,97 @@ log = logging.getLogger(__name__)
 
 
 def build_app(
-    backend: Backend, http: HttpConfig, plan: Plan, *, answers_request_id: bool = True
+    backend: Backend,
+    http: HttpConfig,
+    plan: Plan,
+    gate: Gate | None = None,
+    *,
+    answers_request_id: bool = True,
 ) -> FastAPI:
     """The API over `backend`; `plan` is that of requests and targets that name none.
 
+    gate: asks for keys and admits requests; None: whoever asks is served.
     answers_request_id: False behind a proxy that adds `x-request-id` to every answer by itself.
     """
     # FastAPI would publish routes without bodies, and a page that needs a foreign host.
     app = FastAPI(openapi_url=None, redirect_slashes=False)
+    if gate is not None:
+        app.add_middleware(Doorkeeper, gate=gate)
     app.add_middleware(RequestScope, answers_request_id=answers_request_id)
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    _add_texts(app, backend, http, plan)
+    _add_texts(app, backend, http, plan, gate)
     _add_tokens(app, backend, http)
     _add_models(app, backend, plan)
-    _add_state(app, backend)
+    _add_state(app, backend, with_tenants=gate is not None)
+    if gate is not None:
+        _add_tenancy(app, gate)
     return app
 
 
-def _add_texts(app: FastAPI, backend: Backend, http: HttpConfig, plan: Plan) -> None:
+def _add_texts(
+    app: FastAPI, backend: Backend, http: HttpConfig, plan: Plan, gate: Gate | None
+) -> None:
+    async def run(
+        request: Request, job: Job, target: TargetInfo, mode: Mode, num_bytes: int
+    ) -> Response:
+        caller = caller_of(request)
+        if gate is None or caller is None:
+            return await answer(backend, job, request, OpenTicket())
+        caller.check_mode(mode)
+        visit = Visit(caller, target, job.requests, request.state.request_id, num_bytes)
+        return await answer(backend, job, request, gate.ticket(visit))
+
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         raw = await read_body(request, http.max_body_bytes)
         body, ignored = parse_request(ChatCompletionRequest, Endpoint.CHAT, raw)
-        target = _target(backend, body.model)
+        target = _target(backend, body.model, request)
         head = _head("chatcmpl", target)
         requests = body.requests(head.id, target.plan or plan)
         reply = chat_reply(body, head, requests)
         job = Job(target.name, requests, reply, bool(body.stream), ignored)
-        return await answer(backend, job, request)
+        return await run(request, job, target, requests[0].mode, len(raw))
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         raw = await read_body(request, http.max_body_bytes)
         body, ignored = parse_request(CompletionRequest, Endpoint.COMPLETIONS, raw)
-        target = _target(backend, body.model)
+        target = _target(backend, body.model, request)
         head = _head("cmpl", target)
         requests = body.requests(head.id, target.plan or plan)
         reply = completion_reply(body, head, requests)
         job = Job(target.name, requests, reply, bool(body.stream), ignored)
-        return await answer(backend, job, request)
+        return await run(request, job, target, requests[0].mode, len(raw))
 
 
 def _add_tokens(app: FastAPI, backend: Backend, http: HttpConfig) -> None:
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
         body = parse(TokenizeRequest, await read_body(request, http.max_body_bytes))
-        target = _target(backend, body.model)
+        target = _target(backend, body.model, request)
         tokens = await backend.tokenize(target.name, body.to_prompt())
         return JSONResponse(tokens_body(tokens, with_texts=bool(body.return_token_strs)))
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
         body = parse(DetokenizeRequest, await read_body(request, http.max_body_bytes))
-        target = _target(backend, body.model)
+        target = _target(backend, body.model, request)
         return JSONResponse({"prompt": await backend.detokenize(target.name, body.tokens)})
 
 
 def _add_models(app: FastAPI, backend: Backend, plan: Plan) -> None:
     @app.get("/v1/models")
-    async def models() -> Response:
-        data = [_model_body(info, plan) for info in backend.targets().values()]
+    async def models(request: Request) -> Response:
+        data = [_model_body(info, plan) for info in _targets(backend, request).values()]
         return JSONResponse({"object": "list", "data": data})
 
     @app.get("/v1/models/{name}")
-    async def model(name: str) -> Response:
-        return JSONResponse(_model_body(_target(backend, name), plan))
+    async def model(name: str, request: Request) -> Response:
+        return JSONResponse(_model_body(_target(backend, name, request), plan))
 
 
-def _add_state(app: FastAPI, backend: Backend) -> None:
+def _add_state(app: FastAPI, backend: Backend, *, with_tenants: bool) -> None:
     @app.get("/health")
     async def health() -> Response:
         state = await _health(backend)
@@ -130,21 +155,61 @@ def _add_state(app: FastAPI, backend: Backend) -> None:
 
     @app.get("/openapi.json")
     async def openapi() -> Response:
-        return JSONResponse(document())
+        return JSONResponse(document(with_tenants=with_tenants))
 
     @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
+        caller = caller_of(request)
+        if caller is not None:
+            caller.check_operator()
         return PlainTextResponse(await backend.metrics(), media_type=PROMETHEUS)
+
+
+def _add_tenancy(app: FastAPI, gate: Gate) -> None:
+    @app.get("/v1/usage")
+    async def usage(request: Request) -> Response:
+        caller = _known(request)
+        return JSONResponse({"object": "usage", "tenants": await gate.usage(caller)})
+
+    @app.post("/v1/operator/keys/{key_id}/revoke")
+    async def revoke(key_id: str, request: Request) -> Response:
+        caller = _known(request)
+        caller.check_operator()
+        confirmed = await gate.revoke(key_id, caller)
+        if confirmed is None:
+            raise UnknownKey(f"There is no key {key_id[:64]!r}", "key_id", "key_not_found")
+        return JSONResponse({"key_id": key_id, "revoked": True, "routers": confirmed})
+
+
+def _known(request: Request) -> Caller:
+    """Whose key the request carries, on a route that only tenants and operators have."""
+    caller = caller_of(request)
+    assert caller is not None
+    return caller
 
 
 def _head(prefix: str, target: TargetInfo) -> Head:
     return Head(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), target.name)
 
 
-def _target(backend: Backend, name: str) -> TargetInfo:
+def _targets(backend: Backend, request: Request) -> dict[str, TargetInfo]:
+    """The targets that the caller may use."""
+    caller = caller_of(request)
+    allowed = None if caller is None else caller.targets
+    return {
+        name: info for name, info in backend.targets().items() if allowed is None or name in allowed
+    }
+
+
+def _target(backend: Backend, name: str, request: Request) -> TargetInfo:
+    """A target that the caller may use. Raises UnknownModel or Forbidden."""
     targets = backend.targets()
+    caller = caller_of(request)
+    if caller is not None and name in targets:
+        caller.check_target(name)
     if name not in targets:
-        message = f"No model named {name!r}; this server has: {', '.join(targets) or 'none'}"
+        names = ", ".join(_targets(backend, request)) or "none"
+        message = f"No model named {name!r}; this server has: {names}"
         raise UnknownModel(message, "model", "model_not_found")
     return targets[name]
 

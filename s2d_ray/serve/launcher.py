@@ -60,8 +60,8 @@ def serve(config_path: Path, port: int | None, ready_file: Path | None) -> None:
         bring_up(config, temp_dir)
         if ready_file is not None:
             run_file.write_atomically(ready_file, json.dumps({"url": url, "pid": os.getpid()}))
-        say(greeting(url, next(iter(config.targets))))
-        watch(warning_of(config.http))
+        say(greeting(url, next(iter(config.targets)), asks_for_key=config.tenancy is not None))
+        watch(None if config.tenancy else warning_of(config.http))
     except (Stop, SystemExit):  # while Ray starts, its own handler for SIGTERM raises the second
         say("stopping; Ctrl-C again ends at once")
     finally:
@@ -256,15 +256,18 @@ def say(line: str) -> None:
         print(f"s2d: {line}", flush=True)
 
 
-def greeting(url: str, target: str) -> str:
+def greeting(url: str, target: str, *, asks_for_key: bool) -> str:
     """What to do now: the address, a first request, a chat, and how to stop."""
     body = json.dumps({"model": target, "messages": [{"role": "user", "content": "Hello"}]})
+    headers = "-H 'content-type: application/json'"
+    if asks_for_key:
+        headers += ' -H "authorization: Bearer $S2D_API_KEY"'
     # As it was started: a virtual environment's commands are seldom on the path.
     command = "s2d" if shutil.which("s2d") else os.path.relpath(sys.argv[0])
     return "\n".join(
         (
             f"ready at {url}",
-            f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
+            f"  curl {url}/v1/chat/completions {headers} -d '{body}'",
             f"  {command} chat --url {url} --model {target} 'Hello'",
             f"  Ctrl-C here, or `{command} stop` anywhere, ends it",
         )

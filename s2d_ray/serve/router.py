@@ -31,6 +31,7 @@ class TargetFacts(BaseModel):
 
     model: str
     max_context: int
+    default_max_tokens: int
 
 
 def target_app(name: str) -> str:
@@ -45,7 +46,13 @@ class Router:
         created = int(time.time())
         self._has_draft = has_draft
         self._infos = {
-            name: TargetInfo(name, created, facts.model, facts.max_context)
+            name: TargetInfo(
+                name,
+                created,
+                facts.model,
+                facts.max_context,
+                default_max_tokens=facts.default_max_tokens,
+            )
             for name, facts in targets.items()
         }
         self._handles: dict[str, Any] = {}

@@ -263,3 +263,22 @@ def test_an_error_in_the_stream_is_told_after_the_text(
 def test_json_needs_a_prompt(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_chat(url, "tiny", None, json_output=True) == EXIT_FAILED
     assert "prompt" in capsys.readouterr().err
+
+
+def test_the_key_in_the_environment_is_sent_with_every_request(
+    backend: FakeBackend, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app, seen = app_over(backend), []
+
+    async def watching(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(dict(scope["headers"]).get(b"authorization"))
+        await app(scope, receive, send)
+
+    with serving(watching) as url:  # type: ignore[arg-type]
+        assert run_chat(url, None, "hi") == EXIT_OK
+        assert set(seen) == {None}
+        monkeypatch.setenv("S2D_API_KEY", "secret")
+        seen.clear()
+        assert run_chat(url, None, "hi") == EXIT_OK
+    assert seen == [b"Bearer secret"] * 2
+    assert "secret" not in "".join(capsys.readouterr())

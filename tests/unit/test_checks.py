@@ -110,3 +110,22 @@ def test_every_shipped_config_passes_the_check_before_its_models_are_there(
     assert checked.exit_code == 0, checked.output
     assert "well-formed" in checked.stdout
     assert not any(tmp_path.iterdir())
+
+
+def test_a_tenants_file_is_checked_with_the_config(model: Path, tmp_path: Path) -> None:
+    """Its own mistakes, and targets on its lists that the config does not have."""
+    path = tmp_path / "tenants.yaml"
+    tree = {
+        "targets": {"tiny": {"model": str(model)}},
+        "tenancy": {"file": str(path), "state_dir": str(tmp_path / "state")},
+    }
+    config = AppConfig.model_validate(tree)
+    (missing,) = check_config(config)
+    assert missing == f"tenancy.file: {path}: cannot be read: No such file or directory"
+    path.write_text("tenants: {acme: {rpm: 3}, other: {band: x}}")
+    assert len(check_config(config)) == 2
+    path.write_text("tenants: {acme: {targets: [tiny, large]}}")
+    (unknown,) = check_config(config)
+    assert unknown.endswith("tenants.acme.targets: there is no target 'large'")
+    path.write_text("tenants: {acme: {targets: [tiny]}}")
+    assert check_config(config) == []

@@ -61,6 +61,7 @@ def test_the_command_is_named_as_the_project_says() -> None:
         "models",
         "bench",
         "kube",
+        "tenant",
     }
 
 
@@ -299,7 +300,7 @@ def test_the_greeting_names_url_curl_chat_and_stop(
     monkeypatch.setattr(launcher.shutil, "which", lambda name: name if on_path else None)
     monkeypatch.setattr(launcher.sys, "argv", [os.path.abspath(".venv/bin/s2d")])
     s2d = "s2d" if on_path else ".venv/bin/s2d"
-    text = launcher.greeting("http://127.0.0.1:8001", "small")
+    text = launcher.greeting("http://127.0.0.1:8001", "small", asks_for_key=False)
     for part in (
         "ready at http://127.0.0.1:8001",
         "curl http",
@@ -308,6 +309,9 @@ def test_the_greeting_names_url_curl_chat_and_stop(
     ):
         assert part in text
     assert '"model": "small"' in text
+    assert "S2D_API_KEY" not in text
+    with_key = launcher.greeting("http://127.0.0.1:8001", "small", asks_for_key=True)
+    assert '-H "authorization: Bearer $S2D_API_KEY"' in with_key
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,8 @@ def test_an_address_that_others_reach_is_refused_with_the_fix_unless_it_is_meant
     message = refusal(TARGET + f"http: {{host: '{host}'}}")
     assert message.startswith("some.yaml: http.host: ")
     assert "http.allow_unauthenticated: true" in message
+    with_keys = "\ntenancy: {file: tenants.yaml, state_dir: state}"
+    assert parse_config(TARGET + f"http: {{host: '{host}'}}" + with_keys, "some.yaml").tenancy
     meant = f"http: {{host: '{host}', allow_unauthenticated: true}}"
     assert not parse_config(TARGET + meant, "some.yaml").http.is_loopback
 

@@ -90,3 +90,40 @@ def test_a_placement_is_asked_for_by_label_and_the_one_node_of_s2d_serve_has_it(
     assert wanted == {"s2d-ray/big": "true"}
     assert wanted.items() <= labels_of_all(config).items()
     assert {"s2d-ray/router", "s2d-ray/control", "s2d-ray/draft"} <= labels_of_all(config).keys()
+
+
+TENANCY = {"file": "tenants.yaml", "state_dir": "state"}
+
+
+def _with_http(**http: object) -> AppConfig:
+    written = QUICKSTART.model_dump(mode="json", exclude_unset=True)
+    written["http"].update(http)
+    return AppConfig.model_validate(written)
+
+
+def _with_tenancy(**http: object) -> AppConfig:
+    written = _with_http(**http).model_dump(mode="json", exclude_unset=True)
+    return AppConfig.model_validate({**written, "tenancy": TENANCY})
+
+
+def test_tenants_bring_a_ledger_without_a_route_and_change_the_router_alone() -> None:
+    """Targets and draft are as before, so that tenants can be added while they run."""
+    before, after = _apps(QUICKSTART), _apps(_with_tenancy())
+    assert after.keys() - before.keys() == {"ledger"}
+    assert after["ledger"]["route_prefix"] is None
+    assert {name for name in before if before[name] != after[name]} == {"router"}
+    ServeDeploySchema.model_validate(render(_with_tenancy(), cluster_has_gpus=False))
+
+
+def test_the_ledger_refuses_before_serve_would_queue() -> None:
+    apps = _apps(_with_tenancy(max_open_requests=80))
+    router = apps["router"]["deployments"][0]
+    assert apps["ledger"]["args"]["max_open"] == 70 < router["max_ongoing_requests"] == 80
+    assert apps["ledger"]["deployments"][0]["max_ongoing_requests"] > 80
+    assert apps["ledger"]["args"]["batch_slots"] == dict.fromkeys(QUICKSTART.targets, 8)
+
+
+def test_the_number_of_routers_and_what_they_take_are_changed_in_place() -> None:
+    before, after = _apps(QUICKSTART), _apps(_with_http(num_routers=2, max_open_requests=9))
+    assert before["router"]["args"] == after["router"]["args"]
+    assert after["router"]["deployments"][0]["num_replicas"] == 2

@@ -13,17 +13,22 @@ from s2d_ray.config import (
     PlanConfig,
     Section,
     TargetConfig,
+    TenancyConfig,
 )
 from s2d_ray.kube.chart_files import presets
 from s2d_ray.kube.cli import kube_app
 from s2d_ray.models_cli import QUICKSTART
+from s2d_ray.policy.limits import Reason
 from s2d_ray.serve.openai.fields import Kind, table
 from s2d_ray.serve.openai.sampling import SpeculationOptions
+from s2d_ray.tenants import KeyConfig, OwnerConfig, TenantConfig, TenantsFile
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("section", [AppConfig, HttpConfig, PlanConfig, DraftConfig, TargetConfig])
+@pytest.mark.parametrize(
+    "section", [AppConfig, HttpConfig, PlanConfig, DraftConfig, TargetConfig, TenancyConfig]
+)
 def test_every_config_key_is_documented_with_its_meaning(section: type[Section]) -> None:
     """A key that is added without a row in the table fails here."""
     document = (ROOT / "docs" / "configuration.md").read_text()
@@ -31,6 +36,19 @@ def test_every_config_key_is_documented_with_its_meaning(section: type[Section])
         assert field.description, f"{section.__name__}.{name} has no description"
         assert f"| `{name}` |" in document
         assert field.description in document
+
+
+@pytest.mark.parametrize("section", [TenantsFile, OwnerConfig, TenantConfig, KeyConfig])
+def test_every_key_of_the_tenants_file_is_documented(section: type[Section]) -> None:
+    document = (ROOT / "docs" / "tenants.md").read_text()
+    for name, field in section.model_fields.items():
+        assert field.description in document
+        assert f"| `{name}` |" in document
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_of_a_refusal_is_documented(reason: Reason) -> None:
+    assert f"`{reason}`" in (ROOT / "docs" / "tenants.md").read_text()
 
 
 @pytest.mark.parametrize("kind", list(Kind))
@@ -57,7 +75,15 @@ def test_the_readme_shows_the_tree_that_is_there() -> None:
     assert folders <= package
     for folder in ("deployments", "docs", "tests"):
         assert f"{folder}/" in tree
-    pages = ("configuration", "api", "training", "kubernetes", "exactness", "benchmarks", "decisions")
+    pages = (
+        "configuration",
+        "api",
+        "training",
+        "kubernetes",
+        "exactness",
+        "benchmarks",
+        "decisions",
+    )
     for page in pages:
         assert (ROOT / "docs" / f"{page}.md").exists()
 

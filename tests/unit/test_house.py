@@ -35,6 +35,7 @@ FREE_OF_TORCH = [
     "install.py",
     "kube/values.py",
     "preflight.py",
+    "tenants.py",
     "core/cascade.py",
     "core/hashing.py",
     "core/params.py",

@@ -28,6 +28,9 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- if not $http.allow_unauthenticated -}}
 {{- fail "config.http.allow_unauthenticated: the API asks nobody for a key; set it to true to say that network.policy and network.ingress guard it" -}}
 {{- end -}}
+{{- if .Values.config.tenancy -}}
+{{- fail "config.tenancy: the chart runs no ledger yet; leave it out, or serve with `s2d serve`" -}}
+{{- end -}}
 {{- if and (eq .Values.modelCache.type "claim") (not .Values.modelCache.existingClaim) -}}
 {{- fail "modelCache.existingClaim: name a ReadWriteMany claim, or choose the type emptyDir" -}}
 {{- end -}}
@@ -115,7 +118,7 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- $args := dict
   "targets" $facts
   "has_draft" (not (empty $config.draft))
-  "http" (omit $config.http "max_open_requests")
+  "http" (omit $config.http "max_open_requests" "num_routers")
   "plan" ($config.plan | default dict) -}}
 {{- $deployment := dict
   "name" "router"

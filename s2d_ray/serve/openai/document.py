@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from s2d_ray import __version__
+from s2d_ray.serve.gate import OPEN_PATHS
 from s2d_ray.serve.openai import reply_shapes, shapes
 from s2d_ray.serve.openai.chat import ChatCompletionRequest
 from s2d_ray.serve.openai.completions import CompletionRequest
@@ -35,22 +36,46 @@ ANSWERS: tuple[type[BaseModel], ...] = (
     shapes.Ready,
     shapes.NotReady,
     shapes.Version,
+    shapes.UsageBody,
+    shapes.Revoked,
     shapes.Error,
 )
 REF = "#/components/schemas/{model}"
 ERRORS = {
     400: "a field is wrong, or the body is no JSON",
-    404: "there is no such model",
+    401: "no API key, or not a valid one",
+    403: "the key's owner may not do this",
+    404: "there is no such model, or no such key",
     413: "the body is too large",
+    429: "the tenant has used up a limit",
     500: "an error of the server's own",
     503: "the target cannot take it now",
     504: "the target did not answer in time",
 }
 
 
+FOR_TENANTS = (400, 401, 403, 503)
+"""Statuses of every route that asks for an API key."""
+
+
 @cache
-def document() -> dict[str, Any]:
-    """The whole document, OpenAPI 3.1. The answers' shapes hold for every answer."""
+def document(*, with_tenants: bool = False) -> dict[str, Any]:
+    """The whole document, OpenAPI 3.1. The answers' shapes hold for every answer.
+
+    with_tenants: of a service that asks for API keys.
+    """
+    whole = _document()
+    if with_tenants:
+        whole["paths"] |= _tenancy_paths()
+        whole["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path in whole["paths"].keys() - OPEN_PATHS:
+            for operation in whole["paths"][path].values():
+                operation["security"] = [{"key": []}]
+                operation["responses"] |= _errors(*FOR_TENANTS)
+    return whole
+
+
+def _document() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "s2d-ray", "version": __version__},
@@ -88,6 +113,19 @@ def document() -> dict[str, Any]:
             },
         },
         "components": {"schemas": _schemas()},
+    }
+
+
+def _tenancy_paths() -> dict[str, Any]:
+    key_id = {"name": "key_id", "in": "path", "required": True, "schema": {"type": "string"}}
+    revoke = {
+        "summary": "revoke a key at once (operators)",
+        "parameters": [key_id],
+        "responses": _answers(_json(shapes.Revoked), 404, 500),
+    }
+    return {
+        "/v1/usage": {"get": _get("usage of the tenant, or of all", _json(shapes.UsageBody))},
+        "/v1/operator/keys/{key_id}/revoke": {"post": revoke},
     }
 
 
@@ -140,9 +178,14 @@ def _either(whole: type[BaseModel], chunk: type[BaseModel]) -> dict[str, Any]:
 
 def _answers(content: dict[str, Any], *errors: int) -> dict[str, Any]:
     found: dict[str, Any] = {"200": {"description": "done", "content": content}}
-    for status in errors:
-        found[str(status)] = {"description": ERRORS[status], "content": _json(shapes.Error)}
-    return found
+    return found | _errors(*errors)
+
+
+def _errors(*statuses: int) -> dict[str, Any]:
+    return {
+        str(status): {"description": ERRORS[status], "content": _json(shapes.Error)}
+        for status in statuses
+    }
 
 
 def _get(summary: str, content: dict[str, Any]) -> dict[str, Any]:

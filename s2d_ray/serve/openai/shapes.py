@@ -116,3 +116,18 @@ class Version(Shape):
     """The version of s2d-ray."""
 
     version: str
+
+
+class UsageBody(Shape):
+    """Sums by tenant and target since the first start: requests and tokens of each kind."""
+
+    object: Literal["usage"]
+    tenants: dict[str, dict[str, dict[str, int]]]
+
+
+class Revoked(Shape):
+    """A key does not work any more; so many routers have confirmed it."""
+
+    key_id: str
+    revoked: Literal[True]
+    routers: int

@@ -1,0 +1,111 @@
+"""Who may pass the HTTP edge, and when: the seam, its middleware, and leave for everybody."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from s2d_ray.engine.messages import Event, GenerateRequest
+from s2d_ray.errors import RequestError
+from s2d_ray.policy.keys import Caller
+from s2d_ray.serve.backend import TargetInfo
+from s2d_ray.serve.edge import on_request_error
+
+OPEN_PATHS = frozenset({"/health", "/readyz"})
+"""Routes without data, for probes."""
+
+REFUSED_HEADERS = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
+"""Serve's proxy obeys these from any client; deadlines are ours."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One generating request at the gate. caller: None where nobody is asked for a key."""
+
+    caller: Caller | None
+    target: TargetInfo
+    requests: Sequence[GenerateRequest]
+    request_id: str
+    num_bytes: int
+
+
+class Ticket(Protocol):
+    """One visit's leave to run."""
+
+    def run(
+        self, request: GenerateRequest, events: AsyncGenerator[Event, None]
+    ) -> AsyncGenerator[Event, None]:
+        """The same events, once the visit may run. Raises: RequestError if it may not."""
+
+    def headers(self) -> dict[str, str]:
+        """Headers of the answer, once it has begun."""
+
+    async def close(self) -> None:
+        """The visit is over, however it ended."""
+
+
+class Gate(Protocol):
+    """Decides about requests of tenants."""
+
+    async def caller_of(self, authorization: str | None) -> Caller:
+        """Whose key a request carries. Raises: Unauthorized, or Overloaded if it cannot tell."""
+
+    def ticket(self, visit: Visit) -> Ticket:
+        """A ticket for a request that is to run."""
+
+    async def usage(self, caller: Caller) -> dict[str, Any]:
+        """Usage that a caller may see. Raises: Overloaded."""
+
+    async def revoke(self, key_id: str, caller: Caller) -> int | None:
+        """Revoke a key everywhere; -> routers that confirmed, None for an unknown key."""
+
+
+class OpenTicket:
+    """Leave for everybody, at once."""
+
+    def run(
+        self, request: GenerateRequest, events: AsyncGenerator[Event, None]
+    ) -> AsyncGenerator[Event, None]:
+        """The same events."""
+        return events
+
+    def headers(self) -> dict[str, str]:
+        """None."""
+        return {}
+
+    async def close(self) -> None:
+        """Nothing is kept."""
+
+
+class Doorkeeper:
+    """Lets in whom the gate knows, and refuses headers that would set Serve's own deadlines."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self._app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            return await self._app(scope, receive, send)
+        answer = self._app
+        try:
+            headers = Headers(scope=scope)
+            for name in REFUSED_HEADERS:
+                if name in headers:
+                    raise RequestError(f"The header {name} is not supported", name)
+            scope["state"]["caller"] = await self._gate.caller_of(headers.get("authorization"))
+        except RequestError as error:
+            answer = await on_request_error(Request(scope), error)
+        return await answer(scope, receive, send)
+
+
+def caller_of(request: Request) -> Caller | None:
+    """Whose key the request carries, None where nobody is asked for one."""
+    caller: Caller | None = getattr(request.state, "caller", None)
+    return caller
