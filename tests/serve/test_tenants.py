@@ -236,11 +236,11 @@ def test_a_flood_makes_itself_wait_and_not_another_tenant(site: Site) -> None:
         with ThreadPoolExecutor(num_clients) as pool:
             running = [pool.submit(flood, number) for number in range(num_clients)]
             site.await_records("flood", before["flood"] + 8)
-            statuses = {site.ask("quiet", 16).status_code for _ in range(6)}
+            statuses = {site.ask("quiet", 16).status_code for _ in range(10)}
             done.set()
             assert statuses == {200}
         assert all(future.done() for future in running)
-        site.await_records("quiet", before["quiet"] + 6)
+        site.await_records("quiet", before["quiet"] + 10)
         return tuple(  # type: ignore[return-value]
             [record["queue_ms"] for record in site.records(name)[before[name] :]]
             for name in ("quiet", "flood")
@@ -248,9 +248,8 @@ def test_a_flood_makes_itself_wait_and_not_another_tenant(site: Site) -> None:
 
     for num_clients in (12, 60):
         quiet, flood = waits_beside(num_clients)
-        p95 = statistics.quantiles(quiet, n=20)[-1]
         print(
             f"flood of {num_clients} open requests: queue p50 {statistics.median(quiet):.0f} ms, "
-            f"p95 {p95:.0f} ms; the flood's own p50 {statistics.median(flood):.0f} ms"
+            f"longest {max(quiet):.0f} ms; the flood's own p50 {statistics.median(flood):.0f} ms"
         )
     assert statistics.median(quiet) < statistics.median(flood)
