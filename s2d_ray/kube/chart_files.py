@@ -29,7 +29,10 @@ DEFAULTS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
     "draft": (DraftConfig, ("device", "deadline_ms", "force_deadline_ms")),
     "target": (
         TargetConfig,
-        ("device", "num_gpus", "max_context", "max_batch", "max_waiting", "num_replicas"),
+        (
+            *("device", "num_gpus", "max_context", "default_max_tokens"),
+            *("max_batch", "max_waiting", "num_replicas"),
+        ),
     ),
 }
 """Defaults of `config` that the Serve document names although nobody wrote them."""

@@ -139,6 +139,10 @@ def test_a_misspelt_property_of_a_custom_resource_is_seen() -> None:
         (["--set=config.http.host=127.0.0.1"], "config.http.host: must be 0.0.0.0"),
         (["--set=config.http.allow_unauthenticated=false"], "config.http.allow_unauthenticated"),
         (
+            ["--set=config.tenancy.file=t.yaml", "--set=config.tenancy.state_dir=s"],
+            "config.tenancy: the chart runs no ledger yet",
+        ),
+        (
             ["--set=config.targets.smollm2-135m.placement=gpu"],
             "config.targets.smollm2-135m.placement: must be one of placements: cpu",
         ),

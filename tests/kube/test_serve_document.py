@@ -30,7 +30,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "smallest": {"http": HTTP, "targets": {"a": {"model": "folder", "placement": "p"}}},
     "every key that stands outside of arguments": {
         "version": 1,
-        "http": HTTP | {"port": 9000, "max_open_requests": 7, "max_body_bytes": 10_000_000},
+        "http": HTTP
+        | {"port": 9000, "max_open_requests": 7, "num_routers": 3, "max_body_bytes": 10_000_000},
         "draft": {
             "base": "hub:a/b",
             "exit_layers": [2, 4],
@@ -46,6 +47,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
                 "max_batch": 5,
                 "max_waiting": 0,
                 "max_context": 1_000_000,
+                "default_max_tokens": 100_000,
                 "prefix_cache": False,
             },
             "a": {"model": "folder", "placement": "q", "device": "cpu"},

@@ -113,7 +113,8 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- $facts := dict -}}
 {{- range $name, $target := $config.targets -}}
 {{- $context := $target.max_context | default $defaults.target.max_context -}}
-{{- $_ := set $facts $name (dict "model" $target.model "max_context" $context) -}}
+{{- $tokens := $target.default_max_tokens | default $defaults.target.default_max_tokens -}}
+{{- $_ := set $facts $name (dict "model" $target.model "max_context" $context "default_max_tokens" $tokens) -}}
 {{- end -}}
 {{- $args := dict
   "targets" $facts
