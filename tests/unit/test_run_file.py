@@ -25,6 +25,15 @@ Start = Callable[..., subprocess.Popen[str]]
 SLEEP = "import time; time.sleep(600)"
 
 
+@pytest.fixture(autouse=True)
+def strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children of the whole test run, such as multiprocessing's own, are none of a test's run."""
+    before, all_now = run_file.descendants(), run_file.descendants
+    monkeypatch.setattr(
+        run_file, "descendants", lambda: tuple(m for m in all_now() if m not in before)
+    )
+
+
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Start Python processes; those that a test leaves are killed after it."""
