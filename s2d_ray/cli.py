@@ -88,7 +88,13 @@ def stop() -> None:
 
 
 @app.command()
-def check(config: Annotated[Path, typer.Argument(help="The config file to check.")]) -> None:
+def check(
+    config: Annotated[Path, typer.Argument(help="The config file to check.")],
+    diff: Annotated[
+        Path | None,
+        typer.Option(metavar="OLD", help="Also tell what each change from this config restarts."),
+    ] = None,
+) -> None:
     """Check a config file without starting anything."""
     from s2d_ray.config import load_config
 
@@ -98,6 +104,11 @@ def check(config: Annotated[Path, typer.Argument(help="The config file to check.
     if troubles := check_config(parsed):
         raise ConfigError("\n".join(troubles))
     typer.echo(f"{config}: well-formed; targets: {', '.join(parsed.targets)}")
+    if diff is not None:
+        from s2d_ray.serve.config_changes import config_changes
+
+        changes = list(config_changes(load_config(diff), parsed))
+        typer.echo("\n".join(map(str, changes)) or "nothing changes")
 
 
 @app.command()

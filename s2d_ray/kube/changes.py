@@ -7,38 +7,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Any
 
+from s2d_ray.changes import Change, Effect, serve_changes
 from s2d_ray.kube.manifest import Body, Item, serve_document
 
 COUNTS = ("replicas", "minReplicas", "maxReplicas")
-IN_PLACE_OPTIONS = {"num_replicas", "max_ongoing_requests", "autoscaling_config"}
-
-
-class Effect(StrEnum):
-    """What a change does to what runs."""
-
-    CREATED = "created"
-    LIVE = "live; nothing restarts"
-    IN_PLACE = "in place; nothing restarts"
-    STARTED = "an application starts"
-    RESTART = "restart; the replicas of this application are replaced"
-    ENDED = "an application ends"
-    NEW_CLUSTER = "new cluster; it runs beside the old one until it is ready"
-    NEXT_CLUSTER = "no effect before the next new cluster"
-
-
-@dataclass(frozen=True)
-class Change:
-    """One thing that becomes different."""
-
-    what: str
-    effect: Effect
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.effect}"
 
 
 def changes_of(live: Body | None, wanted: Body) -> list[Change]:
@@ -56,7 +29,7 @@ def changes_of(live: Body | None, wanted: Body) -> list[Change]:
         Change(f"{item}: {change.what}", change.effect)
         for change in (
             *_cluster_changes(_cluster(live), _cluster(wanted)),
-            *_serve_changes(serve_document(live), serve_document(wanted)),
+            *serve_changes(serve_document(live), serve_document(wanted)),
             *_other_changes(live, wanted),
         )
     ]
@@ -100,41 +73,6 @@ def _different_groups(old: list[Body], new: list[Body]) -> list[str]:
     after = {group["groupName"]: group for group in new}
     names = [name for name in before | after if before.get(name) != after.get(name)]
     return names or ["all groups, which stand in another order"]
-
-
-def _serve_changes(live: Any, wanted: Any) -> Iterator[Change]:
-    before, after = _applications(live), _applications(wanted)
-    for name in before | after:
-        what = f"application {name}"
-        if name not in before:
-            yield Change(what, Effect.STARTED)
-        elif name not in after:
-            yield Change(what, Effect.ENDED)
-        elif (effect := _application_effect(before[name], after[name])) is not None:
-            yield Change(what, effect)
-    rest = [{k: v for k, v in tree.items() if k != "applications"} for tree in (live, wanted)]
-    if rest[0] != rest[1]:
-        yield Change("options of Serve itself", Effect.NEXT_CLUSTER)
-
-
-def _applications(document: Any) -> dict[str, Body]:
-    return {app["name"]: app for app in document.get("applications", [])}
-
-
-def _application_effect(live: Body, wanted: Body) -> Effect | None:
-    if live == wanted:
-        return None
-    same = _without_options(live) == _without_options(wanted)
-    return Effect.IN_PLACE if same else Effect.RESTART
-
-
-def _without_options(application: Body) -> Body:
-    """An application without what Serve changes on running replicas."""
-    deployments = {
-        deployment["name"]: {k: v for k, v in deployment.items() if k not in IN_PLACE_OPTIONS}
-        for deployment in application.get("deployments", [])
-    }
-    return {**application, "deployments": deployments}
 
 
 def _other_changes(live: Body, wanted: Body) -> Iterator[Change]:

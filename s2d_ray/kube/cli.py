@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from s2d_ray.changes import Change
 from s2d_ray.errors import ClusterError, ConfigError
 from s2d_ray.kube import manifest
-from s2d_ray.kube.changes import Change, changes_of
+from s2d_ray.kube.changes import changes_of
 from s2d_ray.kube.client import Cluster, connect
 from s2d_ray.kube.manifest import Item, read_manifest
 from s2d_ray.kube.state import Verdict, describe, describe_load, read_state, verdict

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from s2d_ray.kube.changes import Effect, changes_of
+from s2d_ray.changes import Effect
+from s2d_ray.kube.changes import changes_of
 from tests.kube.rendering import Manifest, manifests, of_kind
 
 

@@ -155,6 +155,22 @@ def test_check_refuses_what_the_static_checks_find(
     assert result.exception.message.splitlines() == found
 
 
+def test_check_tells_what_each_change_from_another_config_restarts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    old.write_text("targets: {a: {model: m}}")
+    new.write_text("targets: {a: {model: m, num_replicas: 2, max_waiting: 3}}")
+    fake_module(monkeypatch, "s2d_ray.serve.checks", check_config=lambda config: [])
+    told = RUNNER.invoke(cli.app, ["check", "--diff", str(old), str(new)]).stdout.splitlines()[1:]
+    assert [line.partition(";")[0] for line in told] == [
+        "targets.a.max_waiting: application target-a: restart",
+        "targets.a.num_replicas: application target-a: in place",
+    ]
+    told = RUNNER.invoke(cli.app, ["check", "--diff", str(new), str(new)]).stdout.splitlines()[1:]
+    assert told == ["nothing changes"]
+
+
 def test_chat_hands_on_every_option_and_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 

@@ -1,0 +1,250 @@
+"""What `s2d check --diff` says of a change, against what Ray Serve itself would do about it."""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Collection, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic.fields import FieldInfo
+from ray.serve._private.config import DeploymentConfig
+from ray.serve._private.deploy_utils import get_app_code_version
+from ray.serve._private.utils import DeploymentOptionUpdateType
+from ray.serve._private.version import DeploymentVersion
+from ray.serve.schema import ServeDeploySchema
+
+from s2d_ray.changes import IN_PLACE_OPTIONS, LIVE_OPTIONS, Effect
+from s2d_ray.config import AppConfig, Section
+from s2d_ray.serve.config_changes import ConfigChange, config_changes
+from s2d_ray.serve.deploy import render
+
+ROOT = Path(__file__).parents[2]
+
+BASE: dict[str, Any] = {
+    "http": {"allow_unauthenticated": True},
+    "plan": {},
+    "draft": {"base": "hub:a/b"},
+    "targets": {"a": {"model": "hub:a/b"}, "b": {"model": "hub:a/b"}},
+    "tenancy": {"file": "tenants.yaml", "state_dir": "state"},
+}
+"""Every section is written, so that each of its keys can change alone."""
+
+DROP = object()
+OTHERS: dict[str, dict[str, Any]] = {
+    "http.allow_unauthenticated": {"allow_unauthenticated": False},
+    "http.host": {"host": "127.0.0.2"},
+    "plan.exit_thresholds": {"exit_thresholds": [0.25, 0.5]},
+    "draft.exit_layers": {"exit_layers": [2, 4]},
+    "draft.base": {"base": "hub:a/c"},
+    "draft.checkpoint": {"base": DROP, "checkpoint": "folder"},
+    "targets.a.model": {"model": "hub:a/c"},
+    "targets.a.placement": {"placement": "big"},
+    "tenancy.file": {"file": "others.yaml"},
+    "tenancy.state_dir": {"state_dir": "elsewhere"},
+    **{f"{where}.device": {"device": "cpu"} for where in ("draft", "targets.a")},
+    **{f"{where}.precision": {"precision": "bfloat16"} for where in ("draft", "targets.a")},
+}
+"""What a key is changed to, where that does not follow from its default."""
+
+
+def section_in(annotation: Any) -> type[Section] | None:
+    """The section that a type is, or may be."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next(filter(None, map(section_in, get_args(annotation))), None)
+    return None
+
+
+def keys_of(section: type[Section], where: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Path and field of every key; of the targets, those of the one named `a`."""
+    for name, field in section.model_fields.items():
+        inner, path = section_in(field.annotation), f"{where}{name}"
+        if get_origin(field.annotation) is dict:
+            inner, path = section_in(get_args(field.annotation)[1]), f"{path}.a"
+        if inner is not None:
+            yield from keys_of(inner, f"{path}.")
+        elif path != "version":  # there is only one
+            yield path, field
+
+
+KEYS = dict(keys_of(AppConfig))
+
+
+def other_values(path: str) -> dict[str, Any]:
+    """A change of one key: values for its section."""
+    if path in OTHERS:
+        return OTHERS[path]
+    default = KEYS[path].default
+    assert isinstance(default, int | float), f"say in OTHERS what {path} is changed to"
+    if isinstance(default, bool):
+        other: Any = not default
+    else:
+        other = default + 1 if isinstance(default, int) else default + 0.5
+    if path == "plan.tree_depth":
+        other = default - 1
+    return {path.rpartition(".")[2]: other}
+
+
+def changed(paths: Collection[str]) -> AppConfig:
+    """The base config with other values at some keys."""
+    tree = copy.deepcopy(BASE)
+    for path in paths:
+        section = tree
+        for part in path.split(".")[:-1]:
+            assert part in section, f"write {path.rpartition('.')[0]} in BASE"
+            section = section[part]
+        for key, value in other_values(path).items():
+            if value is DROP:
+                section.pop(key, None)
+            else:
+                section[key] = value
+    return AppConfig.model_validate(tree)
+
+
+def versions(config: AppConfig) -> dict[str, list[DeploymentVersion]]:
+    """What Serve's controller compares, made by its own code, of each application."""
+    schema = ServeDeploySchema.model_validate(render(config, cluster_has_gpus=True))
+    found = {}
+    for app in schema.applications:
+        code = get_app_code_version(app)
+        found[app.name] = [DeploymentVersion(code, DeploymentConfig(), {})]
+        for deployment in app.deployments:
+            options = deployment.model_dump(exclude_unset=True)
+            known = {k: v for k, v in options.items() if k in DeploymentConfig.model_fields}
+            found[app.name].append(
+                DeploymentVersion(
+                    code,
+                    DeploymentConfig(**known),
+                    options.get("ray_actor_options"),
+                    max_replicas_per_node=options.get("max_replicas_per_node"),
+                )
+            )
+    return found
+
+
+@cache
+def versions_of_base() -> dict[str, list[DeploymentVersion]]:
+    return versions(changed(()))
+
+
+def restarted_by_serve(new: AppConfig) -> set[str]:
+    """What Serve would restart on the way from the base config."""
+    before, after = versions_of_base(), versions(new)
+    return {
+        f"application {name}"
+        for name in before.keys() & after.keys()
+        if any(
+            was.requires_actor_restart(becomes)
+            for was, becomes in zip(before[name], after[name], strict=True)
+        )
+    }
+
+
+def named(steps: list[ConfigChange], effect: Effect) -> set[str]:
+    return {change.what for step in steps for change in step.changes if change.effect is effect}
+
+
+@pytest.mark.parametrize("path", KEYS)
+def test_what_is_said_to_restart_is_what_serve_would_restart(path: str) -> None:
+    """For every key there is. And a restart that is not asked for by arguments is a placement's."""
+    old, new = changed(()), changed([path])
+    assert old != new
+    steps = list(config_changes(old, new))
+    [step] = steps
+    assert path in step.keys
+    assert step.changes, "a key that changes nothing"
+    restarted = named(steps, Effect.RESTART)
+    assert restarted == restarted_by_serve(new)
+    before, after = (
+        render(config, cluster_has_gpus=False)["applications"] for config in (old, new)
+    )
+    by_arguments = {
+        f"application {was['name']}"
+        for was, becomes in zip(before, after, strict=True)
+        if was["args"] != becomes["args"]
+    }
+    assert restarted - by_arguments == (
+        {"application target-a"} if path == "targets.a.placement" else set()
+    )
+    assert by_arguments <= restarted
+
+
+@settings(max_examples=15, deadline=None)
+@given(paths=st.sets(st.sampled_from(sorted(KEYS)), min_size=2, max_size=8))
+def test_the_steps_together_restart_what_the_whole_change_restarts(paths: set[str]) -> None:
+    """`base` gives way to `checkpoint` in one step, whatever else changes."""
+    if {"draft.base", "draft.checkpoint"} <= paths:
+        paths.discard("draft.base")
+    old, new = changed(()), changed(paths)
+    steps = list(config_changes(old, new))
+    assert named(steps, Effect.RESTART) == restarted_by_serve(new)
+    assert paths <= {key for step in steps for key in step.keys}
+    assert list(config_changes(new, new)) == []
+
+
+def test_serve_replaces_no_replica_for_the_options_that_count_as_in_place() -> None:
+    kinds = {
+        name: (field.json_schema_extra or {})["update_type"]  # type: ignore[index]
+        for name, field in DeploymentConfig.model_fields.items()
+        if name in LIVE_OPTIONS | IN_PLACE_OPTIONS
+    }
+    assert kinds.keys() == LIVE_OPTIONS | IN_PLACE_OPTIONS
+    assert DeploymentOptionUpdateType.HeavyWeight not in kinds.values()
+
+
+def steps_to(**sections: Any) -> dict[tuple[str, ...], dict[str, Effect]]:
+    """What changes from the base config to one with other sections, step by step."""
+    tree = {**BASE, **sections}
+    new = AppConfig.model_validate({key: value for key, value in tree.items() if value is not DROP})
+    return {
+        step.keys: {
+            change.what.removeprefix("application "): change.effect for change in step.changes
+        }
+        for step in config_changes(changed(()), new)
+    }
+
+
+def test_targets_come_and_go_and_no_other_target_restarts() -> None:
+    steps = steps_to(targets={"a": BASE["targets"]["a"], "c": {"model": "hub:a/b", "max_batch": 4}})
+    assert set(steps) == {("targets.b",), ("targets.c",)}
+    assert steps["targets.b",]["target-b"] is Effect.ENDED
+    assert steps["targets.c",]["target-c"] is Effect.STARTED
+    assert all("target-a" not in changes for changes in steps.values())
+
+
+def test_a_draft_that_is_left_out_ends() -> None:
+    [changes] = steps_to(draft=DROP).values()
+    assert changes["draft"] is Effect.ENDED
+
+
+def test_the_ledger_comes_with_its_section() -> None:
+    old, new = AppConfig.model_validate({**BASE, "tenancy": None}), changed(())
+    [step] = config_changes(old, new)
+    assert step.keys == ("tenancy",)
+    assert named([step], Effect.STARTED) == {"application ledger"}
+
+
+def test_keys_that_cannot_change_alone_come_together() -> None:
+    """A draft has a base or a checkpoint; neither key can be taken over before the other."""
+    assert steps_to(draft={"checkpoint": "folder"}) == {
+        ("draft.base", "draft.checkpoint"): {"draft": Effect.RESTART}
+    }
+
+
+def test_a_default_that_is_written_out_is_another_argument() -> None:
+    assert steps_to(draft={"base": "hub:a/b", "max_debt": 64}) == {
+        ("draft.max_debt",): {"draft": Effect.RESTART}
+    }
+
+
+def test_a_step_is_told_in_one_line_for_each_thing_that_changes() -> None:
+    [step] = config_changes(changed(()), changed(["targets.a.num_replicas"]))
+    assert str(step).startswith("targets.a.num_replicas: application target-a: in place")
+    assert str(ConfigChange(("a", "b"), ())) == "a, b: nothing changes"
