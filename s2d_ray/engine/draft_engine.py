@@ -151,6 +151,18 @@ class DraftEngine:
         elif self._runs_ahead and not self._calls:
             self._run_ahead_step(self._ahead.unfinished())
 
+    def give_up(self) -> None:
+        """After a step that failed: answer with what there is, and forget all draft sessions.
+
+        How far they are computed is not known any more; targets send their ids again.
+        """
+        self.counters["failed_steps"] += 1
+        for call in self._calls:
+            for row in call.rows:
+                row.done, row.held_back = True, False
+        self._warming.clear()
+        self._sessions.discard_all()
+
     def note_step_cost(self, seconds: float) -> None:
         """Tell how long the last step took; recent steps weigh most."""
         self._step_cost_s = (

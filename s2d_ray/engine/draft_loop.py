@@ -11,6 +11,7 @@ from contextlib import nullcontext
 
 import torch
 
+from s2d_ray.core.memory import is_out_of_memory
 from s2d_ray.engine.draft_engine import DraftEngine
 from s2d_ray.engine.protocol import ProposeCall, ProposeReply
 from s2d_ray.engine.target_loop import Turn
@@ -97,7 +98,13 @@ class DraftLoop:
         self._busy_since_s = time.monotonic()
         with self._turn():
             started_s = time.monotonic()
-            self._engine.step(started_s)
+            try:
+                self._engine.step(started_s)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise  # the thread ends, and the manager makes another draft
+                logger.warning("no memory for a step, the draft's cache is emptied: %s", error)
+                self._engine.give_up()
         self._engine.note_step_cost(time.monotonic() - self._busy_since_s)
         self._busy_since_s = None
 

@@ -178,6 +178,12 @@ class SessionCache:
         self._counters["prefix_tokens"] += num_common - first
         return Copy(lender.run.start + first, session.run.start + first, num_common - first)
 
+    def discard_all(self) -> None:
+        """Forget all sessions, and lend nothing of what they computed."""
+        for session in self._sessions.values():
+            self._runs.discard(session.run, session.lender)
+        self._sessions.clear()
+
     def drop(self, key: SessionKey) -> None:
         """Forget a session, if it is there; what it computed may be lent until it is in the way."""
         session = self._sessions.pop(key, None)

@@ -184,6 +184,10 @@ class Refused:
     code: str | None = None
 
 
+NO_MEMORY = Refused(503, "the replica's memory does not suffice now", code="out_of_memory")
+"""Of a text that cannot be served, even alone."""
+
+
 @dataclass(frozen=True)
 class Tokens:
     """A prompt as the target reads it. texts: the bytes of each id, decoded one by one."""

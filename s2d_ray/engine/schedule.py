@@ -39,6 +39,7 @@ class Schedule:
         self.running: list[Sequence] = []
         self.waiting: deque[Sequence] = deque()
         self._max_batch = max_batch
+        self._num_fitting = max_batch
         self._counters = counters
         self._fits = allocator.fits
         self._cache = PrefixCache(allocator, counters, enabled=prefix_cache)
@@ -81,7 +82,7 @@ class Schedule:
 
         One block for each text that may still grow is left over, lest the next step undo it.
         """
-        while self.waiting and len(self.running) < self._max_batch:
+        while self.waiting and len(self.running) < self._num_fitting:
             sequence = self.waiting[0]
             wanted = min(sequence.max_length, len(sequence.ids) + AHEAD)
             growing = sum(each.num_missing_slots > 0 for each in self.running)
@@ -97,6 +98,17 @@ class Schedule:
             sequence.start(run, copy.num_tokens)
             self.running.append(self.waiting.popleft())
 
+    def give_way(self) -> Sequence | None:
+        """Memory does not suffice for all that run: preempt the youngest, until another has ended.
+
+        -> the preempted one, None if only one runs.
+        """
+        if len(self.running) == 1:
+            return None
+        preempted = self._preempt_youngest()
+        self._num_fitting = len(self.running)
+        return preempted
+
     def publish(self, sequence: Sequence) -> None:
         """All ids are computed: let others copy from them."""
         assert sequence.run is not None
@@ -110,6 +122,7 @@ class Schedule:
         if sequence in self.running:
             self.running.remove(sequence)
             self._give_back(sequence, trusted=trusted)
+            self._num_fitting = self._max_batch
 
     def _has_room(self, sequence: Sequence, copies: list[Copy]) -> bool:
         """Whether the run is long enough for the next forward, now that it grew if it could.

@@ -53,6 +53,7 @@ class Step:
     """One packed forward: its rows, which of them to score, and how to draw from each.
 
     drawing: (sequence, number of its wanted rows), in row order. copies: to be made before it.
+    packed: (sequence, its computed positions before this step), in row order.
     """
 
     copies: list[Copy] = field(default_factory=list)
@@ -61,6 +62,7 @@ class Step:
     wanted_rows: list[int] = field(default_factory=list)
     draws: list[Draw] = field(default_factory=list)
     drawing: list[tuple[Sequence, int]] = field(default_factory=list)
+    packed: list[tuple[Sequence, int]] = field(default_factory=list)
 
 
 class TargetBatch:
@@ -151,6 +153,23 @@ class TargetBatch:
         for sequence in dropped:
             self._retire(sequence, trusted=False)
         return [sequence.request.request_id for sequence in dropped]
+
+    def give_way(self, step: Step) -> str | None:
+        """Take back a step that memory did not suffice for; its copies have been made.
+
+        The youngest text is preempted, and runs again once another has ended. -> the id of one that
+        ran alone and is dropped.
+        """
+        self.counters["out_of_memory"] += 1
+        for sequence, num_computed in step.packed:
+            sequence.num_computed = num_computed
+        preempted = self._schedule.give_way()
+        if preempted is not None:
+            self._tier0.forget(preempted)
+            return None
+        [alone] = self._schedule.running
+        self._retire(alone, trusted=False)
+        return alone.request.request_id
 
     def ask(self, draft_available: bool) -> ProposeCall | None:
         """The call for this round's proposals; None if nobody wants one from the draft.
@@ -264,6 +283,7 @@ class TargetBatch:
         rows = [*tokens, *proposal.tokens]
         if parents == tuple(range(len(rows) - 1)):
             parents = ()  # a chain
+        step.packed.append((sequence, sequence.num_computed))
         step.segments.append(Segment(sequence.run, sequence.num_computed, len(rows), parents))
         step.token_ids += rows
         if draws:

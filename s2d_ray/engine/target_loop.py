@@ -14,10 +14,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from s2d_ray.engine.drawing import Grammar, draw_rows
-from s2d_ray.engine.messages import Finished, GenerateRequest, Refused
+from s2d_ray.core.memory import is_out_of_memory
+from s2d_ray.engine.drawing import Drawn, Grammar, draw_rows
+from s2d_ray.engine.messages import NO_MEMORY, Finished, GenerateRequest, Refused
 from s2d_ray.engine.protocol import Proposer
-from s2d_ray.engine.target_batch import TargetBatch
+from s2d_ray.engine.target_batch import Step, TargetBatch
 from s2d_ray.engine.target_engine import Publish
 from s2d_ray.errors import RequestError
 from s2d_ray.models.attention import Segment
@@ -128,7 +129,9 @@ class TargetLoop:
         """Handle what has arrived; with nothing to compute, wait for something."""
         if not self._batch.queue_depth:
             self._tell_closed()
-            self._handle(self._inbox.get())
+            message = self._inbox.get()
+            self._progress_s = time.monotonic()  # it was idle, not stuck
+            self._handle(message)
         while True:
             try:
                 self._handle(self._inbox.get_nowait())
@@ -176,11 +179,26 @@ class TargetLoop:
         step = self._batch.plan()
         if step is None:
             return
-        with self._turn():
-            self._model.copy(step.copies)
-            logits = self._model.forward(step.token_ids, step.segments, step.wanted_rows)
-            drawn = draw_rows(logits, step.draws)
+        drawn = self._compute(step)
+        if drawn is None:
+            refused = self._batch.give_way(step)
+            if refused is not None:
+                self._publish.pop(refused)(NO_MEMORY)
+            return
         for request_id, event in self._batch.commit(step, drawn):
             ended = isinstance(event, Finished)
             publish = self._publish.pop(request_id) if ended else self._publish[request_id]
             publish(event)
+
+    def _compute(self, step: Step) -> list[Drawn] | None:
+        """The draws of a step; None if memory did not suffice for it."""
+        with self._turn():
+            self._model.copy(step.copies)
+            try:
+                logits = self._model.forward(step.token_ids, step.segments, step.wanted_rows)
+                return draw_rows(logits, step.draws)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                logger.warning("no memory for %d rows: %s", len(step.token_ids), error)
+        return None

@@ -6,7 +6,15 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING
 
-from s2d_ray.engine.messages import Event, Finished, GenerateRequest, Prompt, Refused, Tokens
+from s2d_ray.engine.messages import (
+    NO_MEMORY,
+    Event,
+    Finished,
+    GenerateRequest,
+    Prompt,
+    Refused,
+    Tokens,
+)
 from s2d_ray.errors import RequestError
 
 if TYPE_CHECKING:
@@ -19,6 +27,9 @@ async def generate(engine: TargetEngine, request: GenerateRequest) -> AsyncGener
         begin = await asyncio.to_thread(engine.prepare, request)
     except RequestError as error:
         yield _refused(error)
+        return
+    except MemoryError:
+        yield NO_MEMORY
         return
     events: asyncio.Queue[Event] = asyncio.Queue()
     loop = asyncio.get_running_loop()
