@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, replace
 
 from s2d_ray.engine.breaker import Circuit, CircuitBreaker
-from s2d_ray.engine.protocol import ProposeCall, ProposeReply
+from s2d_ray.engine.protocol import PROTOCOL_VERSION, ProposeCall, ProposeReply
+
+logger = logging.getLogger(__name__)
 
 Send = Callable[[ProposeCall], "Future[ProposeReply]"]
 
@@ -42,11 +45,22 @@ class DraftClient:
         self._link: _Link | None = None
         self._outstanding: Future[ProposeReply] | None = None
         self._seen_epoch: int | None = None
+        self._foreign_epoch: int | None = None
         self.counters: Counter[str] = Counter()
 
-    def connect(self, send: Send, epoch: int) -> None:
-        """Use the draft that lives in `epoch`."""
-        if self._link is None or self._link.epoch != epoch:
+    def connect(self, send: Send, epoch: int, protocol_version: int = PROTOCOL_VERSION) -> None:
+        """Use the draft that lives in `epoch`; one of another protocol is counted, not asked."""
+        if protocol_version != PROTOCOL_VERSION:
+            self.disconnect()
+            if epoch != self._foreign_epoch:
+                self._foreign_epoch = epoch
+                self.counters["foreign_drafts"] += 1
+                logger.error(
+                    "the draft speaks protocol %d, this target %d: texts are decoded plainly",
+                    protocol_version,
+                    PROTOCOL_VERSION,
+                )
+        elif self._link is None or self._link.epoch != epoch:
             self._link = _Link(send, epoch)
 
     def disconnect(self) -> None:

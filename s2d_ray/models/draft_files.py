@@ -65,17 +65,25 @@ def read_card(folder: Path) -> DraftCard:
     path = folder / "draft.json"
     try:
         fields = json.loads(path.read_text())
+        _check_format(fields.get("format", FORMAT), path)
         for name in ("exit_layers", "eos_token_ids", "layers"):
             if name in fields:
                 fields[name] = tuple(fields[name])
         card = DraftCard(**fields)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ModelError(f"{path}: not a draft card: {error}") from None
-    if card.format not in (1, FORMAT):
-        raise ModelError(f"{path}: format {card.format} is not {FORMAT}; cut or train it again")
     return card
+
+
+def _check_format(found: object, path: Path) -> None:
+    """Raise ModelError for a format that is not read; first of all, since it names the fields."""
+    if found not in (1, FORMAT):
+        raise ModelError(
+            f"{path}: format {found} is not read here, only 1 to {FORMAT}; "
+            "update s2d-ray, or cut or train the draft again"
+        )
 
 
 def read(folder: Path) -> tuple[DraftCard, SortedDraft]:

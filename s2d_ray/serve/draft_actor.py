@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from s2d_ray.config import DraftConfig
+from s2d_ray.engine.protocol import PROTOCOL_VERSION
 from s2d_ray.serve.host import node_id, prepare_process, settle_openmp
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ class DraftHealth:
     pid: int
     node_id: str
     stuck_for_s: float
+    protocol_version: int
     counters: dict[str, int] = field(default_factory=dict)
 
 
@@ -48,4 +50,5 @@ class DraftActor:
     async def health(self) -> DraftHealth:
         """Called in a concurrency group of its own, so that a busy draft still answers."""
         counters = {**self._loop.counters(), "impatient_turns": self._turns.num_impatient}
-        return DraftHealth(os.getpid(), node_id(), self._loop.stuck_for_s(), counters)
+        stuck_for_s = self._loop.stuck_for_s()
+        return DraftHealth(os.getpid(), node_id(), stuck_for_s, PROTOCOL_VERSION, counters)

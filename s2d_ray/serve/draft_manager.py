@@ -58,6 +58,7 @@ class DraftManager:
             alive=self._link is not None,
             num_starts=self._num_starts,
             pid=health.pid if health else None,
+            protocol_version=health.protocol_version if health else None,
             last_error=self._last_error,
             counters=health.counters if health else {},
         )
@@ -90,7 +91,7 @@ class DraftManager:
         actor = self._create_actor(self._raw_config)
         try:
             self._health = await self._ask_health(actor, self._config.start_timeout_s)
-            self._link = DraftLink(actor, epoch=time.time_ns())
+            self._link = DraftLink(actor, time.time_ns(), self._health.protocol_version)
             logger.info("draft is up, process %d", self._health.pid)
             while self._health.stuck_for_s < self._config.health_timeout_s:
                 await asyncio.sleep(HEALTH_PERIOD_S)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from s2d_ray.engine.protocol import PROTOCOL_VERSION
-
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
@@ -16,20 +14,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DraftLink:
-    """A living draft actor. `epoch` names its life; targets meet each with a clean record."""
+    """A living draft actor. `epoch` names its life; targets meet each with a clean record.
+
+    protocol_version: what the actor itself speaks; a target that speaks another decodes plainly.
+    """
 
     actor: Any
     epoch: int
-    protocol_version: int = PROTOCOL_VERSION
+    protocol_version: int
 
 
 @dataclass(frozen=True)
 class DraftStatus:
-    """State of the shared draft for /health."""
+    """State of the shared draft for /health. pid, protocol_version: of one that has loaded."""
 
     alive: bool
     num_starts: int
     pid: int | None
+    protocol_version: int | None = None
     last_error: str | None = None
     counters: dict[str, int] = field(default_factory=dict)
 

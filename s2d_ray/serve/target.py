@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from s2d_ray.config import TargetConfig
 from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Refused, Tokens
-from s2d_ray.engine.protocol import PROTOCOL_VERSION
 from s2d_ray.serve import engine_calls
 from s2d_ray.serve.host import prepare_process
 from s2d_ray.serve.link import DraftLink, sender
@@ -120,12 +119,5 @@ class TargetReplica:
     def _connect(self, link: DraftLink | None) -> None:
         if link is None:
             self._client.disconnect()
-        elif link.protocol_version == PROTOCOL_VERSION:
-            self._client.connect(sender(link.actor), link.epoch)
         else:
-            self._client.disconnect()
-            logger.error(
-                "the draft speaks protocol %d, this target %d: upgrade the older of them",
-                link.protocol_version,
-                PROTOCOL_VERSION,
-            )
+            self._client.connect(sender(link.actor), link.epoch, link.protocol_version)

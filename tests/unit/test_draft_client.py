@@ -9,7 +9,7 @@ import pytest
 
 from s2d_ray.engine.breaker import Circuit, CircuitBreaker
 from s2d_ray.engine.draft_client import DraftClient
-from s2d_ray.engine.protocol import ProposeCall, ProposeReply
+from s2d_ray.engine.protocol import PROTOCOL_VERSION, ProposeCall, ProposeReply
 
 SHORT_S = 0.02
 LONG_S = 60.0
@@ -186,3 +186,21 @@ def test_after_a_disconnect_nothing_is_sent(line: Line) -> None:
     assert not client.available()
     assert client.propose(call(1), force=True) is None
     assert line.calls == []
+
+
+@pytest.mark.parametrize("version", [PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1])
+def test_a_draft_of_another_protocol_is_never_asked_and_counted_once(
+    line: Line, version: int
+) -> None:
+    """Told each second which draft lives; another life of such a draft counts again."""
+    line.at_once = True
+    client = connected(line, LONG_S, LONG_S)
+    for epoch in (2, 2, 3, 3, 3):
+        client.connect(line.send, epoch, version)
+        assert not client.available()
+        assert client.circuit is Circuit.OPEN
+        assert client.propose(call(1), force=True) is None
+    assert line.calls == []
+    assert client.counters == {"foreign_drafts": 2, "calls_not_sent": 5}
+    client.connect(line.send, 4)
+    assert client.propose(call(2), force=False) == ProposeReply(2, ())

@@ -141,7 +141,7 @@ def test_exits_deeper_than_the_base_leave_no_draft_behind(base: Path, cache: Pat
         ("not an object", "draft.json: not a draft card"),
         ("a field less", "draft.json: not a draft card"),
         ("an unknown field", "draft.json: not a draft card"),
-        ("another format", "draft.json: format 99 is not 2"),
+        ("another format", "draft.json: format 99 is not read here, only 1 to 2; update"),
     ],
 )
 def test_a_damaged_card_is_refused_in_one_line(draft: Path, damage: str, reason: str) -> None:
@@ -158,7 +158,7 @@ def test_a_damaged_card_is_refused_in_one_line(draft: Path, damage: str, reason:
                 "not an object": "[]",
                 "a field less": json.dumps(less),
                 "an unknown field": json.dumps(fields | {"colour": "red"}),
-                "another format": json.dumps(fields | {"format": 99}),
+                "another format": json.dumps(fields | {"format": 99, "of_format_99": 1}),
             }[damage]
         )
     with pytest.raises(ModelError) as refused:

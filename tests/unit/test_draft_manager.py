@@ -13,6 +13,9 @@ from s2d_ray.serve.draft_actor import DraftHealth
 from s2d_ray.serve.draft_manager import DraftManager
 from s2d_ray.serve.link import DraftLink
 
+OLDER = 1
+"""Protocol that the drafts here speak."""
+
 CONFIG = {"checkpoint": "unused", "health_timeout_s": 0.05, "start_timeout_s": 0.05}
 Script = Callable[[], Awaitable[DraftHealth]]
 
@@ -35,7 +38,7 @@ class _Actor:
 
 
 def _health(stuck_for_s: float = 0.0) -> DraftHealth:
-    return DraftHealth(pid=2**22 + 1, node_id="elsewhere", stuck_for_s=stuck_for_s)
+    return DraftHealth(2**22 + 1, "elsewhere", stuck_for_s, protocol_version=OLDER)
 
 
 async def _well() -> DraftHealth:
@@ -98,6 +101,7 @@ def test_a_draft_in_trouble_is_killed_and_another_made(killed: list[Any], troubl
 
     link = asyncio.run(live())
     assert link.actor is made[2]
+    assert link.protocol_version == OLDER, "what the actor says, not what the manager knows"
     assert killed[:2] == made[:2]
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.params import SamplingParams
+from s2d_ray.engine import target_loop
 from s2d_ray.engine.draft_client import DraftClient
 from s2d_ray.engine.drawing import Draw, draw_rows
 from s2d_ray.engine.messages import FinishReason, Mode, Refused, Started
-from s2d_ray.engine.protocol import ProposeCall, ProposeReply
+from s2d_ray.engine.protocol import PROTOCOL_VERSION, ProposeCall, ProposeReply
 from s2d_ray.engine.target_batch import TargetBatch
 from s2d_ray.engine.target_loop import TargetLoop
 from s2d_ray.models.attention import Segment
@@ -242,6 +243,44 @@ def test_stop_ends_the_thread_in_the_middle_of_a_text() -> None:
     stage.go()
     stage.loop.stop()
     assert stage.loop.silent_s == float("inf")
+
+
+def test_a_target_beside_a_draft_of_another_protocol_writes_the_plain_text(
+    stages: list[Stage],
+) -> None:
+    """In every mode, though nothing is ever sent."""
+    client = DraftClient(PATIENCE_S, PATIENCE_S)
+
+    def never(call: ProposeCall) -> None:
+        raise AssertionError("the draft was asked")
+
+    client.connect(never, epoch=1, protocol_version=PROTOCOL_VERSION + 1)  # type: ignore[arg-type]
+    stages.append(stage := Stage(client))
+    stage.loop.start()
+    clients = send(stage.loop, [job(mode, 6, mode) for mode in Mode])
+    wait_for(clients)
+    assert [each.ids for each in clients] == [(8, 9, 10, 11, 12, 13)] * 3
+    assert client.counters["foreign_drafts"] == 1
+
+
+def test_a_target_that_was_idle_is_not_stuck_and_one_in_a_long_forward_is(
+    stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock of its own: an hour of idleness does not count, two minutes of a forward do."""
+    now_s = [0.0]
+    monkeypatch.setattr(target_loop, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    stages.append(stage := Stage())
+    stage.hold()
+    stage.loop.start()
+    now_s[0] = 3_600.0
+    assert stage.loop.silent_s == 0.0
+    send(stage.loop, [job("a")])
+    stage.wait_for_forward()
+    assert stage.loop.silent_s == 0.0
+    now_s[0] += 120.0
+    assert stage.loop.silent_s == 120.0
+    stage.step()
+    assert stage.loop.silent_s == 0.0
 
 
 def test_a_row_is_drawn_by_its_own_seed_position_and_temperature() -> None:
