@@ -33,6 +33,9 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 MAX_PROPOSAL = 32
 """Deepest proposal a plan may ask for; bounds the rows of one target forward."""
 
+CLOSING_S = 5
+"""What a replica has to end beyond its longest request."""
+
 MAX_TREE_WIDTH = 8
 """Most guesses a plan may ask for behind one token."""
 
@@ -97,7 +100,15 @@ class HttpConfig(Section):
     port: int = Field(8000, ge=1, le=65535, description="Port; `--port` overrides it.")
     max_body_bytes: int = Field(2 * 2**20, ge=1024, description="Larger bodies get 413.")
     max_open_requests: int = Field(256, ge=1, description="Serve's max_ongoing_requests.")
+    max_request_s: int = Field(
+        600, ge=1, description="Longest time of a request, waiting included; then it gets 503."
+    )
     num_routers: int = Field(1, ge=1, description="Replicas of the router.")
+
+    @property
+    def drain_s(self) -> int:
+        """How long a replica that is to end may go on with what it has."""
+        return self.max_request_s + CLOSING_S
 
     @property
     def is_loopback(self) -> bool:

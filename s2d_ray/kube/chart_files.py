@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from s2d_ray.config import DraftConfig, HttpConfig, TargetConfig
+from s2d_ray.config import CLOSING_S, DraftConfig, HttpConfig, TargetConfig
 from s2d_ray.kube.values import ChartValues
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ RELEASE = "s2d-ray"
 WIDTH = 100
 
 DEFAULTS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
-    "http": (HttpConfig, ("port", "max_open_requests")),
+    "http": (HttpConfig, ("port", "max_open_requests", "max_request_s")),
     "draft": (DraftConfig, ("device", "deadline_ms", "force_deadline_ms")),
     "target": (
         TargetConfig,
@@ -53,6 +53,7 @@ def files_of_chart() -> dict[str, str]:
         section: {key: model.model_fields[key].default for key in keys}
         for section, (model, keys) in DEFAULTS.items()
     }
+    defaults["closing_s"] = CLOSING_S
     defaults["rayVersion"] = version("ray")
     return {
         "values.schema.json": json.dumps(schema, indent=1) + "\n",

@@ -223,6 +223,11 @@ class ChartValues(Values):
         },
     )
     model_cache: ModelCache = ModelCache()
+    termination_grace_period_seconds: int = Field(
+        660,
+        ge=1,
+        description="For a pod, or a replaced cluster, to end; above config.http.max_request_s.",
+    )
     shared_memory: Quantity = Field("512Mi", description="/dev/shm of each pod.")
     secrets: Secrets = Secrets()
     gcs_fault_tolerance: FaultTolerance = FaultTolerance()

@@ -67,11 +67,10 @@ class LedgerArgs(BaseModel):
 
 
 def build_target(args: TargetArgs) -> Application:
-    """One target. Replicas and queue bounds come from the `deployments:` part of the schema."""
+    """One target. Its options with numbers come from the `deployments:` part of the schema."""
     deployment = serve.deployment(
         name="target",
         max_constructor_retry_count=CONSTRUCTOR_TRIES,
-        graceful_shutdown_timeout_s=5,
         graceful_shutdown_wait_loop_s=LOOK_EVERY_S,
     )(TargetReplica)
     return deployment.bind(args.target, args.draft)
@@ -135,7 +134,6 @@ def build_router(args: RouterArgs) -> Application:
     """The router and HTTP edge, the only application with a route."""
     deployment = serve.deployment(
         name="router",
-        graceful_shutdown_timeout_s=5,
         graceful_shutdown_wait_loop_s=LOOK_EVERY_S,
         ray_actor_options={"num_cpus": 0, "label_selector": label_of(ROUTER)},
     )(serve.ingress()(Ingress))

@@ -7,8 +7,8 @@ data, one protocol, and the relay through which the edge listens: no HTTP, no Ra
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -105,8 +105,9 @@ class Relay:
         self,
         streams: Sequence[AsyncGenerator[Event, None]],
         gone: Coroutine[Any, Any, None],
+        max_s: float,
     ) -> None:
-        """`gone` returns when nobody listens any more."""
+        """`gone` returns when nobody listens any more. max_s: after that the reply is given up."""
         self._queue: asyncio.Queue[tuple[int, Event | Exception | None]] = asyncio.Queue()
         self._ending: set[int] = set()
         self._pumps = [
@@ -116,11 +117,14 @@ class Relay:
             pump.add_done_callback(partial(self._tell_end, index))
         self._watch = asyncio.create_task(gone)
         self._watch.add_done_callback(lambda _: self._abort())
+        self._deadline = asyncio.get_running_loop().call_later(
+            max_s, self._queue.put_nowait, (0, too_long(max_s))
+        )
 
     async def next(self) -> tuple[int, Event] | None:
         """The next event and the number of its generator, None if nobody listens any more.
 
-        Raises: RequestError if a request is refused or its backend gives it up.
+        Raises: RequestError if a request is refused, its backend gives it up, or it took too long.
         """
         while True:
             index, item = await self._queue.get()
@@ -137,6 +141,7 @@ class Relay:
 
     async def close(self) -> None:
         """Abort what still runs, and wait until the backend has let go of it."""
+        self._deadline.cancel()
         self._abort()
         self._watch.cancel()
         await asyncio.wait((*self._pumps, self._watch))
@@ -159,6 +164,23 @@ class Relay:
                     self._queue.put_nowait((index, event))
         except Exception as error:
             self._queue.put_nowait((index, error))
+
+
+def too_long(max_s: float) -> RequestError:
+    """The error of a request that took longer than any may."""
+    return Unavailable(
+        f"The request took longer than {max_s:g} s, the longest time here", code="deadline"
+    )
+
+
+@asynccontextmanager
+async def ended_by(max_s: float) -> AsyncIterator[None]:
+    """Raise `too_long` if what is inside takes longer than `max_s`."""
+    try:
+        async with asyncio.timeout(max_s):
+            yield
+    except TimeoutError:
+        raise too_long(max_s) from None
 
 
 def refusal(event: Refused) -> RequestError:

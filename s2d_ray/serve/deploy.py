@@ -25,6 +25,7 @@ from s2d_ray.serve.router import target_app
 
 POLL_S = 0.25
 APPS = "s2d_ray.serve.apps"
+ROUTER = "router"
 NOT_ARGUMENTS = {"num_replicas", "placement", "num_routers", "max_open_requests"}
 """Keys that go under `deployments:`, where a new number restarts nothing."""
 
@@ -49,7 +50,7 @@ def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
         applications.append(_ledger(config, config.tenancy))
     applications.append(
         {
-            "name": "router",
+            "name": ROUTER,
             "route_prefix": "/",
             "import_path": f"{APPS}:build_router",
             "args": _router_args(config),
@@ -58,6 +59,7 @@ def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
                     "name": "router",
                     "num_replicas": config.http.num_routers,
                     "max_ongoing_requests": config.http.max_open_requests,
+                    "graceful_shutdown_timeout_s": config.http.drain_s,
                 }
             ],
         }
@@ -91,6 +93,7 @@ def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str
                 "num_replicas": target.num_replicas,
                 # One more than the engine takes, so that the engine refuses, not a silent queue.
                 "max_ongoing_requests": target.max_batch + target.max_waiting + 8,
+                "graceful_shutdown_timeout_s": config.http.drain_s,
                 "ray_actor_options": actor_options,
             }
         ],
@@ -171,13 +174,26 @@ def deploy_document(document: dict[str, Any]) -> None:
     client.deploy_apps(schema)
 
 
+def end_router(timeout_s: float) -> None:
+    """Take no more requests, and wait until those there are have ended, or `timeout_s` is over.
+
+    To be called before Serve is shut down, which would end targets, ledger and router together.
+    """
+    if ROUTER not in serve.status().applications:
+        return
+    serve.delete(ROUTER, _blocking=False)
+    deadline_s = time.monotonic() + timeout_s
+    while ROUTER in serve.status().applications and time.monotonic() < deadline_s:
+        time.sleep(POLL_S)
+
+
 def wait_until_ready(config: AppConfig, report: Callable[[str], None]) -> None:
     """Block until every target, the router and the ledger run. The draft may come later or never.
 
     Raises ModelError if an application cannot start, with the last line of its reason.
     """
     started_s = time.monotonic()
-    waited_for = {*map(target_app, config.targets), "router"}
+    waited_for = {*map(target_app, config.targets), ROUTER}
     if config.tenancy is not None:
         waited_for.add("ledger")
     while waited_for:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class Job:
     """A checked request: what a target is asked, and how the reply is told.
 
-    ignored: the fields that were sent and have no effect.
+    ignored: the fields that were sent and have no effect. max_s: the longest it may take.
     """
 
     target: str
@@ -37,6 +37,7 @@ class Job:
     reply: Reply
     is_stream: bool
     ignored: Sequence[str]
+    max_s: float
 
     def headers(self) -> dict[str, str]:
         """Headers of the reply."""
@@ -51,7 +52,7 @@ async def answer(backend: Backend, job: Job, request: Request, ticket: Ticket) -
     ]
     async with AsyncExitStack() as stack:
         stack.push_async_callback(ticket.close)
-        relay = Relay(streams, client_gone(request.receive))
+        relay = Relay(streams, client_gone(request.receive), job.max_s)
         stack.push_async_callback(relay.close)
         begun = await first_events(relay, len(streams))
         if begun is None:

@@ -23,7 +23,7 @@ from s2d_ray.core.cascade import Plan
 from s2d_ray.engine.messages import Mode
 from s2d_ray.errors import RequestError, Unavailable, UnknownKey, UnknownModel
 from s2d_ray.policy.keys import Caller
-from s2d_ray.serve.backend import Backend, Health, TargetInfo
+from s2d_ray.serve.backend import Backend, Health, TargetInfo, ended_by
 from s2d_ray.serve.edge import RequestScope, on_http_error, on_request_error, read_body
 from s2d_ray.serve.gate import Doorkeeper, Gate, OpenTicket, Visit, caller_of
 from s2d_ray.serve.generation import Job, answer
@@ -94,7 +94,7 @@ def _add_texts(
         head = _head("chatcmpl", target)
         requests = body.requests(head.id, target.plan or plan)
         reply = chat_reply(body, head, requests)
-        job = Job(target.name, requests, reply, bool(body.stream), ignored)
+        job = Job(target.name, requests, reply, bool(body.stream), ignored, http.max_request_s)
         return await run(request, job, target, requests[0].mode, len(raw))
 
     @app.post("/v1/completions")
@@ -105,7 +105,7 @@ def _add_texts(
         head = _head("cmpl", target)
         requests = body.requests(head.id, target.plan or plan)
         reply = completion_reply(body, head, requests)
-        job = Job(target.name, requests, reply, bool(body.stream), ignored)
+        job = Job(target.name, requests, reply, bool(body.stream), ignored, http.max_request_s)
         return await run(request, job, target, requests[0].mode, len(raw))
 
 
@@ -114,14 +114,17 @@ def _add_tokens(app: FastAPI, backend: Backend, http: HttpConfig) -> None:
     async def tokenize(request: Request) -> Response:
         body = parse(TokenizeRequest, await read_body(request, http.max_body_bytes))
         target = _target(backend, body.model, request)
-        tokens = await backend.tokenize(target.name, body.to_prompt())
+        async with ended_by(http.max_request_s):
+            tokens = await backend.tokenize(target.name, body.to_prompt())
         return JSONResponse(tokens_body(tokens, with_texts=bool(body.return_token_strs)))
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
         body = parse(DetokenizeRequest, await read_body(request, http.max_body_bytes))
         target = _target(backend, body.model, request)
-        return JSONResponse({"prompt": await backend.detokenize(target.name, body.tokens)})
+        async with ended_by(http.max_request_s):
+            prompt = await backend.detokenize(target.name, body.tokens)
+        return JSONResponse({"prompt": prompt})
 
 
 def _add_models(app: FastAPI, backend: Backend, plan: Plan) -> None:

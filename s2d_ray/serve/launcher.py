@@ -48,7 +48,8 @@ def serve(config_path: Path, port: int | None, ready_file: Path | None) -> None:
     config = with_port(load_config(config_path), port)
     url = url_of(config.http)
     temp_dir = make_temp_dir()
-    run = run_file.Run(run_file.mark_of(psutil.Process()), url, str(temp_dir))
+    main = run_file.mark_of(psutil.Process())
+    run = run_file.Run(main, url, str(temp_dir), drain_s=config.http.drain_s)
     recorder = run_file.Recorder(run_file.default_path(), run)
     try:
         recorder.start()
@@ -63,9 +64,9 @@ def serve(config_path: Path, port: int | None, ready_file: Path | None) -> None:
         say(greeting(url, next(iter(config.targets)), asks_for_key=config.tenancy is not None))
         watch(None if config.tenancy else warning_of(config.http))
     except (Stop, SystemExit):  # while Ray starts, its own handler for SIGTERM raises the second
-        say("stopping; Ctrl-C again ends at once")
+        say("stopping; open requests go on to their end, Ctrl-C again ends at once")
     finally:
-        bring_down(recorder, ready_file, temp_dir)
+        bring_down(recorder, ready_file, temp_dir, config.http.drain_s)
 
 
 def bring_up(config: AppConfig, temp_dir: Path) -> None:
@@ -94,14 +95,16 @@ def bring_up(config: AppConfig, temp_dir: Path) -> None:
         deploy.wait_until_ready(config, say)
 
 
-def bring_down(recorder: run_file.Recorder, ready_file: Path | None, temp_dir: Path) -> None:
-    """Shut Serve and Ray down as far as they came, then end and remove what is left."""
+def bring_down(
+    recorder: run_file.Recorder, ready_file: Path | None, temp_dir: Path, drain_s: float
+) -> None:
+    """Let open requests end, shut Serve and Ray down as far as they came, remove what is left."""
     take_signals(at_once(temp_dir))
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)
     # Whatever state Ray is in, the processes must go: trouble here only means more to kill.
     with contextlib.suppress(Exception):
-        stop_ray()
+        stop_ray(drain_s)
     recorder.finish(say)
 
 
@@ -206,13 +209,18 @@ def start_ray(temp_dir: Path, labels: dict[str, str]) -> None:
         raise RunError(f"Ray did not start: {str(error).splitlines()[0]}") from error
 
 
-def stop_ray() -> None:
-    """Shut down Serve, then Ray, if they were started."""
+def stop_ray(drain_s: float) -> None:
+    """Shut down Serve, once its open requests have ended, then Ray, if they were started."""
     if "ray" not in sys.modules:
         return
     import ray
     from ray import serve
 
+    from s2d_ray.serve import deploy
+
+    if ray.is_initialized():
+        with stage("requests ended"), contextlib.suppress(Exception):  # Serve may not run yet
+            deploy.end_router(drain_s)
     # Ray prints the ends that we ask for as failures of tasks.
     with stage("applications ended"), contextlib.redirect_stdout(io.StringIO()):
         if ray.is_initialized():

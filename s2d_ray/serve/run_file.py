@@ -15,7 +15,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import filelock
@@ -28,6 +28,7 @@ TEMP_PREFIX = "s2d-"
 REFRESH_S = 2.0
 POLL_S = 0.1
 GRACE_S = 30.0
+SOON_S = 3.0
 KILL_WAIT_S = 10.0
 CLOCK_SLACK_S = 2.0
 """A process' start time moves by this much when the system clock is set."""
@@ -48,12 +49,16 @@ class ProcessMark:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: the command, its descendants so far, where it answers, and its private folder."""
+    """One run: the command, its descendants so far, where it answers, and its private folder.
+
+    drain_s: how long it may go on with open requests once it is asked to end.
+    """
 
     main: ProcessMark
     url: str
     temp_dir: str
     children: tuple[ProcessMark, ...] = ()
+    drain_s: float = 0.0
 
     def marks(self) -> tuple[ProcessMark, ...]:
         """Every recorded process."""
@@ -70,7 +75,8 @@ def read(path: Path) -> Run | None:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         children = tuple(ProcessMark(**mark) for mark in tree["children"])
-        return Run(ProcessMark(**tree["main"]), tree["url"], tree["temp_dir"], children)
+        main, drain_s = ProcessMark(**tree["main"]), float(tree.get("drain_s", 0.0))
+        return Run(main, tree["url"], tree["temp_dir"], children, drain_s)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -149,9 +155,7 @@ class Recorder:
         """Record the descendants there are now; earlier ones stay while they live."""
         self._known = dict.fromkeys(mark for mark in self._known if find(mark))
         self._known |= dict.fromkeys(descendants())
-        write(
-            self._path, Run(self._run.main, self._run.url, self._run.temp_dir, tuple(self._known))
-        )
+        write(self._path, replace(self._run, children=tuple(self._known)))
 
     def finish(self, report: Report) -> None:
         """End whatever of the run still lives but the caller, then remove folder and record."""
@@ -178,7 +182,12 @@ def stop(path: Path, report: Report, grace_s: float = GRACE_S) -> None:
         report(f"asking process {main.pid} at {run.url} to end")
         with contextlib.suppress(psutil.NoSuchProcess):
             main.terminate()
-        wait_gone([run.main], grace_s)
+        if wait_gone([run.main], min(SOON_S, grace_s)) and run.drain_s:
+            report(
+                f"open requests go on for up to {run.drain_s:.0f} s; "
+                "`s2d stop` again ends them at once"
+            )
+        wait_gone([run.main], grace_s + run.drain_s)
         run = read(path) or run
     end_leftovers(run.marks(), run.temp_dir, report)
     remove_temp_dir(run)

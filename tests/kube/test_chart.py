@@ -29,6 +29,7 @@ from tests.kube.rendering import (
     kubernetes_schema,
     manifests,
     of_kind,
+    serve_document,
     template,
     tool,
 )
@@ -154,6 +155,8 @@ def test_a_misspelt_property_of_a_custom_resource_is_seen() -> None:
         (["--set=placements.cpu.min=2"], "placements.cpu.max: 1 is less than min, 2"),
         (['--set-json=placements={"p":{"min":1,"max":1,"resources":{"limits":{}}}}'], "'memory'"),
         (["--set=modelCache.type=claim"], "modelCache.existingClaim"),
+        (["--set=config.http.max_request_s=660"], "terminationGracePeriodSeconds: must be more"),
+        (["--set=terminationGracePeriodSeconds=605"], "than the 605 s that replicas may take"),
         (["--set=autoscaling.gpuIdleTimeoutSeconds=60"], "'/autoscaling/gpuIdleTimeoutSeconds'"),
         (["--set=secrets.hub.token=abc"], "'token'"),
         (
@@ -235,6 +238,27 @@ def test_each_group_is_the_place_that_its_applications_ask_for() -> None:
     for name in ("router", "control", "draft", "one-gpu", "four-gpus"):
         assert groups[name]["labels"] == {f"s2d-ray/{name}": "true"}
     assert groups["head"]["rayStartParams"]["num-cpus"] == "0"
+
+
+@pytest.mark.parametrize("options", [(), ("--set=config.http.max_request_s=100",)])
+def test_pods_and_replaced_clusters_outlive_what_replicas_take_to_end(
+    options: tuple[str, ...],
+) -> None:
+    """And a new length of the longest request makes no new cluster."""
+    found = manifests("quickstart", *options)
+    graces = {
+        group["template"]["spec"]["terminationGracePeriodSeconds"]
+        for group in groups_of(found).values()
+    }
+    spec = of_kind(found, "RayService")["spec"]
+    drains = {
+        deployment["graceful_shutdown_timeout_s"]
+        for application in serve_document(found)["applications"]
+        for deployment in application.get("deployments", [])
+    }
+    assert len(drains) == 1
+    assert max(drains) < min(*graces, spec["rayClusterDeletionDelaySeconds"])
+    assert pod_templates(*options) == pod_templates()
 
 
 def test_groups_scale_as_they_should() -> None:

@@ -199,6 +199,42 @@ def test_serve_replaces_no_replica_for_the_options_that_count_as_in_place() -> N
     assert DeploymentOptionUpdateType.HeavyWeight not in kinds.values()
 
 
+def class_of(path: str) -> str:
+    """What the documentation says of a key; the ledger is there only with tenants."""
+    [step] = config_changes(changed(()), changed([path]))
+    restarted = {
+        name: f"application {name}" in named([step], Effect.RESTART)
+        for name in ("draft", "router", "target-a", "target-b", "ledger")
+    }
+    targets = {(True, True): "all targets", (True, False): "the target", (False, False): ""}
+    told = [
+        "the draft" if restarted["draft"] else "",
+        targets[restarted["target-a"], restarted["target-b"]],
+        "the router" if restarted["router"] else "",
+        "the ledger" if restarted["ledger"] else "",
+    ]
+    if any(told):
+        return "restart of " + " and ".join(filter(None, told))
+    return str({change.effect for change in step.changes}.pop())
+
+
+def table() -> str:
+    """The table in docs/configuration.md."""
+    rows: dict[str, list[str]] = {}
+    for path in KEYS:
+        rows.setdefault(class_of(path), []).append(path.replace("targets.a.", "targets.NAME."))
+    lines = ["| class | keys |", "|---|---|"]
+    for name in sorted(rows):
+        keys = ", ".join(f"`{key}`" for key in rows[name])
+        lines.append(f"| {name} | {keys} |")
+    return "\n".join(lines)
+
+
+def test_the_table_of_classes_is_what_is_true_of_every_key() -> None:
+    """Replace it by what `table` makes when this fails."""
+    assert table() in (ROOT / "docs" / "configuration.md").read_text()
+
+
 def steps_to(**sections: Any) -> dict[tuple[str, ...], dict[str, Effect]]:
     """What changes from the base config to one with other sections, step by step."""
     tree = {**BASE, **sections}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from ray.serve.schema import ServeDeploySchema
 
 from s2d_ray.config import AppConfig, load_config
+from s2d_ray.serve import deploy
 from s2d_ray.serve.deploy import render
 from s2d_ray.serve.places import labels_of_all
 
@@ -127,3 +130,45 @@ def test_the_number_of_routers_and_what_they_take_are_changed_in_place() -> None
     before, after = _apps(QUICKSTART), _apps(_with_http(num_routers=2, max_open_requests=9))
     assert before["router"]["args"] == after["router"]["args"]
     assert after["router"]["deployments"][0]["num_replicas"] == 2
+
+
+def test_routers_and_targets_drain_longer_than_the_longest_request() -> None:
+    """A new length of it is taken over in place, but for the router, which holds requests to it."""
+    before, after = _apps(QUICKSTART), _apps(_with_http(max_request_s=100))
+    for name in ("router", "target-smollm2-135m"):
+        assert before[name]["deployments"][0]["graceful_shutdown_timeout_s"] > 600
+        assert 100 < after[name]["deployments"][0]["graceful_shutdown_timeout_s"] < 110
+    changed = {name for name in before if before[name]["args"] != after[name]["args"]}
+    assert changed == {"router"}
+
+
+class _Serve:
+    """Serve with a router that takes some looks to drain, or never does."""
+
+    def __init__(self, num_looks: float) -> None:
+        self.left = num_looks
+        self.ended: list[tuple[str, bool]] = []
+
+    def status(self) -> SimpleNamespace:
+        self.left -= bool(self.ended)
+        return SimpleNamespace(applications={"router": None} if self.left > 0 else {})
+
+    def delete(self, name: str, _blocking: bool) -> None:
+        self.ended.append((name, _blocking))
+
+
+@pytest.mark.parametrize(
+    ("num_looks", "timeout_s", "left"),
+    [(5, 60.0, 0), (float("inf"), 0.0, float("inf")), (0, 60.0, 0)],
+    ids=["it drains", "it does not", "there is none"],
+)
+def test_the_router_ends_before_the_rest_and_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, num_looks: float, timeout_s: float, left: float
+) -> None:
+    """Until its requests have ended, or for so long."""
+    fake = _Serve(num_looks)
+    monkeypatch.setattr(deploy, "serve", fake)
+    monkeypatch.setattr(deploy, "POLL_S", 0.0)
+    deploy.end_router(timeout_s)
+    assert fake.left == left
+    assert fake.ended == ([("router", False)] if num_looks else [])

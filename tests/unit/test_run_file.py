@@ -171,6 +171,23 @@ def test_stop_asks_first_and_the_asked_one_ends_by_itself(
     assert not (tmp_path / "run.json").exists()
 
 
+def test_stop_waits_while_open_requests_go_on(
+    tmp_path: Path, temp_dir: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says how long that may be, and how to end it at once."""
+    monkeypatch.setattr(run_file, "SOON_S", 0.0)
+    end_later = "lambda *_: time.sleep(0.3) or sys.exit(7)"
+    code = f"import signal, sys, time; signal.signal(signal.SIGTERM, {end_later})"
+    process = start(f"{code}\n{SLEEP}")
+    wait_until(lambda: signal.SIGTERM in caught_signals(process.pid))
+    run = Run(mark(process), "http://a", str(temp_dir), drain_s=60.0)
+    run_file.write(tmp_path / "run.json", run)
+    assert run_file.read(tmp_path / "run.json") == run
+    lines = stopped(tmp_path / "run.json", grace_s=0.0)
+    assert process.wait() == 7, "it ended by itself"
+    assert lines[1] == ("open requests go on for up to 60 s; `s2d stop` again ends them at once")
+
+
 def test_stop_kills_what_does_not_listen(tmp_path: Path, temp_dir: Path, start: Start) -> None:
     deaf = start(f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{SLEEP}")
     wait_until(lambda: signal.SIGTERM in ignored_signals(deaf.pid))
@@ -181,8 +198,16 @@ def test_stop_kills_what_does_not_listen(tmp_path: Path, temp_dir: Path, start: 
 
 
 def ignored_signals(pid: int) -> set[int]:
+    return signals_of(pid, "SigIgn")
+
+
+def caught_signals(pid: int) -> set[int]:
+    return signals_of(pid, "SigCgt")
+
+
+def signals_of(pid: int, kind: str) -> set[int]:
     text = Path(f"/proc/{pid}/status").read_text()
-    mask = int(next(line for line in text.splitlines() if line.startswith("SigIgn")).split()[1], 16)
+    mask = int(next(line for line in text.splitlines() if line.startswith(kind)).split()[1], 16)
     return {number for number in range(1, 65) if mask >> (number - 1) & 1}
 
 

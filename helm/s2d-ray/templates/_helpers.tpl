@@ -41,6 +41,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{/* Port of the API. */}}
+{{/* Seconds that a replica which is to end may go on with what it has. */}}
+{{- define "s2d.drain" -}}
+{{- $defaults := .Files.Get "files/defaults.json" | fromJson -}}
+{{- $longest := dig "max_request_s" $defaults.http.max_request_s (.Values.config.http | default dict) | int -}}
+{{- add $longest $defaults.closing_s -}}
+{{- end -}}
+
 {{- define "s2d.port" -}}
 {{- $defaults := .Files.Get "files/defaults.json" | fromJson -}}
 {{- dig "port" $defaults.http.port (.Values.config.http | default dict) | int -}}

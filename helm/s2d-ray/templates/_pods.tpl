@@ -78,7 +78,7 @@ spec:
   automountServiceAccountToken: false
   {{- end }}
   enableServiceLinks: false
-  terminationGracePeriodSeconds: 60
+  terminationGracePeriodSeconds: {{ $root.Values.terminationGracePeriodSeconds }}
   securityContext:
     {{- include "s2d.podSecurity" $root | nindent 4 }}
   {{- with $root.Values.image.pullSecrets }}

@@ -31,6 +31,9 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- if .Values.config.tenancy -}}
 {{- fail "config.tenancy: the chart runs no ledger yet; leave it out, or serve with `s2d serve`" -}}
 {{- end -}}
+{{- if ge (include "s2d.drain" . | int) (int .Values.terminationGracePeriodSeconds) -}}
+{{- fail (printf "terminationGracePeriodSeconds: must be more than the %s s that replicas may take to end (config.http.max_request_s and a little)" (include "s2d.drain" .)) -}}
+{{- end -}}
 {{- if and (eq .Values.modelCache.type "claim") (not .Values.modelCache.existingClaim) -}}
 {{- fail "modelCache.existingClaim: name a ReadWriteMany claim, or choose the type emptyDir" -}}
 {{- end -}}
@@ -97,6 +100,7 @@ It is JSON: there, a whole number never becomes 1e+06.
   "name" "target"
   "num_replicas" ($target.num_replicas | default $defaults.target.num_replicas)
   "max_ongoing_requests" (add $batch $waiting 8)
+  "graceful_shutdown_timeout_s" (include "s2d.drain" .root | int)
   "ray_actor_options" $options -}}
 {{- dict
   "name" (printf "target-%s" .name)
@@ -125,7 +129,8 @@ It is JSON: there, a whole number never becomes 1e+06.
   "name" "router"
   "num_replicas" .Values.router.replicas
   "max_replicas_per_node" 1
-  "max_ongoing_requests" ($config.http.max_open_requests | default $defaults.http.max_open_requests) -}}
+  "max_ongoing_requests" ($config.http.max_open_requests | default $defaults.http.max_open_requests)
+  "graceful_shutdown_timeout_s" (include "s2d.drain" . | int) -}}
 {{- dict
   "name" "router"
   "route_prefix" "/"
