@@ -39,6 +39,7 @@ DROP = object()
 OTHERS: dict[str, dict[str, Any]] = {
     "http.allow_unauthenticated": {"allow_unauthenticated": False},
     "http.host": {"host": "127.0.0.2"},
+    "http.max_open_requests": {"max_open_requests": 80},
     "plan.exit_thresholds": {"exit_thresholds": [0.25, 0.5]},
     "draft.exit_layers": {"exit_layers": [2, 4]},
     "draft.base": {"base": "hub:a/c"},
@@ -213,9 +214,12 @@ def class_of(path: str) -> str:
         "the router" if restarted["router"] else "",
         "the ledger" if restarted["ledger"] else "",
     ]
+    if named([step], Effect.NEXT_CLUSTER):
+        return "new cluster"
     if any(told):
         return "restart of " + " and ".join(filter(None, told))
-    return str({change.effect for change in step.changes}.pop())
+    [effect] = {change.effect for change in step.changes}
+    return effect.partition(";")[0]
 
 
 def table() -> str:
