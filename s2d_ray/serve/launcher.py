@@ -65,8 +65,9 @@ def serve(config_path: Path, port: int | None, ready_file: Path | None) -> None:
         watch(None if config.tenancy else warning_of(config.http))
     except (Stop, SystemExit):  # while Ray starts, its own handler for SIGTERM raises the second
         say("stopping; open requests go on to their end, Ctrl-C again ends at once")
+        let_requests_end(config.http.drain_s)
     finally:
-        bring_down(recorder, ready_file, temp_dir, config.http.drain_s)
+        bring_down(recorder, ready_file, temp_dir)
 
 
 def bring_up(config: AppConfig, temp_dir: Path) -> None:
@@ -95,16 +96,27 @@ def bring_up(config: AppConfig, temp_dir: Path) -> None:
         deploy.wait_until_ready(config, say)
 
 
-def bring_down(
-    recorder: run_file.Recorder, ready_file: Path | None, temp_dir: Path, drain_s: float
-) -> None:
-    """Let open requests end, shut Serve and Ray down as far as they came, remove what is left."""
+def let_requests_end(timeout_s: float) -> None:
+    """Take no more requests, and wait for those there are; not if nothing is served yet."""
+    if "ray" not in sys.modules:
+        return
+    import ray
+
+    if ray.is_initialized():
+        from s2d_ray.serve import deploy
+
+        with stage("requests ended"), contextlib.suppress(Exception):  # whatever state Ray is in
+            deploy.end_router(timeout_s)
+
+
+def bring_down(recorder: run_file.Recorder, ready_file: Path | None, temp_dir: Path) -> None:
+    """Shut Serve and Ray down as far as they came, then end and remove what is left."""
     take_signals(at_once(temp_dir))
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)
     # Whatever state Ray is in, the processes must go: trouble here only means more to kill.
     with contextlib.suppress(Exception):
-        stop_ray(drain_s)
+        stop_ray()
     recorder.finish(say)
 
 
@@ -209,18 +221,13 @@ def start_ray(temp_dir: Path, labels: dict[str, str]) -> None:
         raise RunError(f"Ray did not start: {str(error).splitlines()[0]}") from error
 
 
-def stop_ray(drain_s: float) -> None:
-    """Shut down Serve, once its open requests have ended, then Ray, if they were started."""
+def stop_ray() -> None:
+    """Shut down Serve, then Ray, if they were started."""
     if "ray" not in sys.modules:
         return
     import ray
     from ray import serve
 
-    from s2d_ray.serve import deploy
-
-    if ray.is_initialized():
-        with stage("requests ended"), contextlib.suppress(Exception):  # Serve may not run yet
-            deploy.end_router(drain_s)
     # Ray prints the ends that we ask for as failures of tasks.
     with stage("applications ended"), contextlib.redirect_stdout(io.StringIO()):
         if ray.is_initialized():
