@@ -81,7 +81,7 @@ def _question(tree: Any) -> Question:
     number, category, turns = (tree.get(name) for name in ("question_id", "category", "turns"))
     if not isinstance(number, int) or isinstance(number, bool):
         raise ValueError("question_id must be a whole number")
-    if category not in CATEGORIES:
+    if not isinstance(category, str) or category not in CATEGORIES:
         raise ValueError(f"category {category!r} is none of {', '.join(CATEGORIES)}")
     if not isinstance(turns, list) or not turns or not all(isinstance(t, str) for t in turns):
         raise ValueError("turns must be a list of texts, at least one")
