@@ -140,6 +140,7 @@ def twin(decoder: Any, num_layers: int | None = None) -> Any:
     """A decoder of ours, or its first layers, with stock attention: the same weights in memory.
 
     Linear layers are shared too, so it multiplies as the original does. Not both at a time.
+    Attention is SDPA, or eager in families for which the library has no other.
     """
     shared = [*decoder.parameters(), *decoder.buffers()]
     shared += [part for part in decoder.modules() if isinstance(part, WHOLE)]
@@ -147,7 +148,7 @@ def twin(decoder: Any, num_layers: int | None = None) -> Any:
     if num_layers is not None:
         model.model.layers = model.model.layers[:num_layers]
         _cut(model.config, num_layers)
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
     return _plainly(model)
 
 
