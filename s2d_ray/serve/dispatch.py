@@ -56,19 +56,23 @@ class Dispatcher:
         is_named = model in self._backend.targets()  # then nobody asks whether it lives
         alive = () if is_named else await self._backend.alive()
         routing = self._backend.routing()  # as it is after the wait
-        question = self._question(model, requests, task, caller)
+        prompts = {id(request.prompt): request.prompt for request in requests}
+        sizes = [num_tokens(prompt) for prompt in prompts.values()]
+        question = Question(
+            model,
+            prompt_tokens=max(sizes),
+            output_tokens=requests[0].sampling.max_tokens or self._default_output(),
+            conversation=conversation(requests[0].prompt, "" if caller is None else caller.name),
+            allowed=None if caller is None else caller.targets,
+            task=task,
+        )
         states = {
             name: self._now(name, state, is_alive=is_named or name in alive)
             for name, state in routing.states.items()
         }
         choice: Choice[Plan] = choose(question, states, routing.rules)
-        prompts = {id(request.prompt): request.prompt for request in requests}
-        return Dispatched(
-            choice.target,
-            choice.plan or routing.plan,
-            choice.reason,
-            sum(map(num_tokens, prompts.values())) + len(requests) * question.output_tokens,
-        )
+        tokens = sum(sizes) + len(requests) * question.output_tokens
+        return Dispatched(choice.target, choice.plan or routing.plan, choice.reason, tokens)
 
     def hold(self, dispatched: Dispatched, ticket: Ticket) -> Ticket:
         """The same ticket; until it is closed, the request is outstanding at its target."""
@@ -77,24 +81,11 @@ class Dispatcher:
     def _now(self, name: str, state: TargetState, *, is_alive: bool) -> TargetState:
         return replace(state, is_alive=is_alive, outstanding_tokens=self._outstanding[name])
 
-    def _question(
-        self,
-        model: str,
-        requests: Sequence[GenerateRequest],
-        task: str | None,
-        caller: Caller | None,
-    ) -> Question:
-        prompts = [request.prompt for request in requests]
+    def _default_output(self) -> int:
+        """Tokens of a text without a limit: the most that any target writes then."""
         infos = self._backend.targets().values()
         limits = [info.default_max_tokens or info.max_context for info in infos]
-        return Question(
-            model,
-            prompt_tokens=max(map(num_tokens, prompts)),
-            output_tokens=requests[0].sampling.max_tokens or max(limits, default=0),
-            conversation=conversation(prompts[0], "" if caller is None else caller.name),
-            allowed=None if caller is None else caller.targets,
-            task=task,
-        )
+        return max(limits, default=0)
 
 
 class _Held:
