@@ -58,6 +58,7 @@ def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
                     "name": "router",
                     "num_replicas": config.http.num_routers,
                     "max_ongoing_requests": config.http.max_open_requests,
+                    "user_config": _router_settings(config),
                 }
             ],
         }
@@ -99,21 +100,31 @@ def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str
 
 def _router_args(config: AppConfig) -> dict[str, Any]:
     args: dict[str, Any] = {
+        "http": {k: v for k, v in as_written(config.http).items() if k not in NOT_ARGUMENTS}
+    }
+    if config.tenancy is not None:
+        args["max_wait_s"] = config.tenancy.max_wait_s
+    return args
+
+
+def _router_settings(config: AppConfig) -> dict[str, Any]:
+    """What routers take over while they run (`router_settings.py`)."""
+    settings: dict[str, Any] = {
         "targets": {
             name: {
                 "model": target.model,
                 "max_context": target.max_context,
                 "default_max_tokens": target.default_max_tokens,
+                "slots": target.max_batch * target.num_replicas,
             }
             for name, target in config.targets.items()
         },
         "has_draft": config.draft is not None,
-        "http": {k: v for k, v in as_written(config.http).items() if k not in NOT_ARGUMENTS},
         "plan": as_written(config.plan),
     }
-    if config.tenancy is not None:
-        args["max_wait_s"] = config.tenancy.max_wait_s
-    return args
+    if config.routing is not None:
+        settings["routing"] = as_written(config.routing)
+    return settings
 
 
 def _ledger(config: AppConfig, tenancy: TenancyConfig) -> dict[str, Any]:

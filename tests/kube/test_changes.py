@@ -28,19 +28,30 @@ def named(live: Any, wanted: Any) -> dict[str, Effect]:
         ("--set=network.policy.enabled=true", {}),
         (
             "--set=config.targets.smollm2-135m.max_batch=4",
-            {"application target-smollm2-135m": Effect.RESTART},
+            {
+                "application target-smollm2-135m": Effect.RESTART,
+                "application router": Effect.LIVE,
+            },
         ),
         (
             "--set=config.targets.smollm2-135m.num_replicas=2",
-            {"application target-smollm2-135m": Effect.IN_PLACE},
+            {
+                "application target-smollm2-135m": Effect.IN_PLACE,
+                "application router": Effect.LIVE,
+            },
         ),
+        (
+            "--set=config.routing.splits.prod.smollm2-135m=1",
+            {"application router": Effect.LIVE},
+        ),
+        ("--set=config.plan.max_proposal=2", {"application router": Effect.LIVE}),
         (
             "--set=config.http.max_open_requests=9",
             {"application router": Effect.IN_PLACE},
         ),
         (
             "--set=config.targets.more.model=hub:a/b,config.targets.more.placement=cpu",
-            {"application target-more": Effect.STARTED, "application router": Effect.RESTART},
+            {"application target-more": Effect.STARTED, "application router": Effect.LIVE},
         ),
         (
             "--set=config.draft.deadline_ms=9",
@@ -57,7 +68,7 @@ def named(live: Any, wanted: Any) -> dict[str, Effect]:
                 "application draft": Effect.ENDED,
                 "application target-smollm2-135m": Effect.RESTART,
                 "application target-smollm2-135m-int8": Effect.RESTART,
-                "application router": Effect.RESTART,
+                "application router": Effect.LIVE,
             },
         ),
         (
@@ -84,10 +95,10 @@ def test_a_change_is_named_with_its_class(option: str, changes: dict[str, Effect
 
 
 def test_a_target_that_is_left_out_ends() -> None:
-    """And the router, which told of it, starts anew."""
+    """And the router, which told of it, is told so."""
     more = service("--set=config.targets.more.model=hub:a/b,config.targets.more.placement=cpu")
     assert named(more, service()) == {
-        "application router": Effect.RESTART,
+        "application router": Effect.LIVE,
         "application target-more": Effect.ENDED,
     }
 

@@ -59,6 +59,24 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "targets": {"1e3": {"model": "0x10 <&> ü: #'\"", "placement": "p"}},
         "plan": {"exit_thresholds": []},
     },
+    "routing that is all defaults": {
+        "http": HTTP,
+        "targets": {"a": {"model": "folder", "placement": "p"}},
+        "routing": {},
+    },
+    "routing of every kind": {
+        "http": HTTP,
+        "targets": {
+            "a": {"model": "folder", "placement": "p", "num_replicas": 2},
+            "b": {"model": "other", "placement": "q", "max_batch": 3, "num_replicas": 5},
+        },
+        "routing": {
+            "patience_s": 2.5,
+            "targets": {"a": {"cost": 3, "decode_tokens_per_s": 1_000_000}},
+            "splits": {"prod": {"a": 0, "b": 0.25}},
+            "plans": [{"target": "a", "task": "1e3", "max_load_s": 0, "plan": {"min_match": 0}}],
+        },
+    },
 }
 
 
@@ -66,7 +84,9 @@ def by_name(document: Any) -> Any:
     """Lists of named things become mappings, since their order means nothing."""
     if isinstance(document, dict):
         return {key: by_name(value) for key, value in document.items()}
-    if isinstance(document, list) and all(isinstance(item, dict) for item in document):
+    if isinstance(document, list) and all(
+        isinstance(item, dict) and "name" in item for item in document
+    ):
         return {item["name"]: by_name(item) for item in document}
     return document
 

@@ -29,7 +29,7 @@ from s2d_ray.serve.ledger_messages import Sync
 from s2d_ray.serve.openai.document import document
 from s2d_ray.serve.tenant_gate import TenantGate
 from s2d_ray.tenants import TenantsFile, load_tenants, revoked, rotated, save_tenants, with_owner
-from tests.fakes_http import HANG, PLAN, SCRIPT, FakeBackend, chat_body
+from tests.fakes_http import HANG, SCRIPT, FakeBackend, chat_body
 
 CHAT = "/v1/chat/completions"
 MAX_OPEN = 100
@@ -112,7 +112,7 @@ class Site:
         """A client of one more router."""
         gate = TenantGate(self.line, max_wait_s)
         self._gates.append(gate)
-        app = build_app(backend, HttpConfig(), PLAN, gate)
+        app = build_app(backend, HttpConfig(), gate)
         self.apps.append(app)
         return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
 

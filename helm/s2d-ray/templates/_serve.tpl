@@ -114,18 +114,24 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- range $name, $target := $config.targets -}}
 {{- $context := $target.max_context | default $defaults.target.max_context -}}
 {{- $tokens := $target.default_max_tokens | default $defaults.target.default_max_tokens -}}
-{{- $_ := set $facts $name (dict "model" $target.model "max_context" $context "default_max_tokens" $tokens) -}}
+{{- $batch := $target.max_batch | default $defaults.target.max_batch -}}
+{{- $slots := mul $batch ($target.num_replicas | default $defaults.target.num_replicas) -}}
+{{- $_ := set $facts $name (dict "model" $target.model "max_context" $context "default_max_tokens" $tokens "slots" $slots) -}}
 {{- end -}}
-{{- $args := dict
+{{- $args := dict "http" (omit $config.http "max_open_requests" "num_routers") -}}
+{{- $settings := dict
   "targets" $facts
   "has_draft" (not (empty $config.draft))
-  "http" (omit $config.http "max_open_requests" "num_routers")
   "plan" ($config.plan | default dict) -}}
+{{- if kindIs "map" $config.routing -}}
+{{- $_ := set $settings "routing" $config.routing -}}
+{{- end -}}
 {{- $deployment := dict
   "name" "router"
   "num_replicas" .Values.router.replicas
   "max_replicas_per_node" 1
-  "max_ongoing_requests" ($config.http.max_open_requests | default $defaults.http.max_open_requests) -}}
+  "max_ongoing_requests" ($config.http.max_open_requests | default $defaults.http.max_open_requests)
+  "user_config" $settings -}}
 {{- dict
   "name" "router"
   "route_prefix" "/"
