@@ -49,6 +49,7 @@ class RouterArgs(BaseModel):
     """Arguments of the router application: what it says about targets, not how they run.
 
     max_wait_s: of a request at the ledger; None: there is no ledger, and no tenants.
+    local_texts: that a router runs by itself while the ledger is away.
     """
 
     targets: dict[str, TargetFacts]
@@ -56,6 +57,7 @@ class RouterArgs(BaseModel):
     http: dict[str, Any] = {}
     plan: dict[str, Any] = {}
     max_wait_s: float | None = None
+    local_texts: int = 0
 
 
 class LedgerArgs(BaseModel):
@@ -113,7 +115,9 @@ class Ingress:
         http = HttpConfig.model_validate(args.http)
         plan = PlanConfig.model_validate(args.plan).plan()
         router = Router(args.targets, has_draft=args.has_draft)
-        gate = None if args.max_wait_s is None else TenantGate(ServeLedger(), args.max_wait_s)
+        gate = None
+        if args.max_wait_s is not None:
+            gate = TenantGate(ServeLedger(), args.max_wait_s, args.local_texts)
         # Serve's proxy answers x-request-id by itself.
         return build_app(router, http, plan, gate, answers_request_id=False)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -23,6 +24,7 @@ from s2d_ray.serve.openai.body import error_body
 REQUEST_ID = "x-request-id"
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _RETRY_LATER = (429, 503)
+CLIENT_GONE = 499
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,19 @@ async def client_gone(receive: Receive) -> None:
     with suppress(Exception):
         while (await receive())["type"] != "http.disconnect":
             pass
+
+
+async def unless_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
+    """The answer, whose making is cancelled once its client has gone."""
+    making = asyncio.create_task(answer)
+    gone = asyncio.create_task(client_gone(request.receive))
+    try:
+        await asyncio.wait((making, gone), return_when=asyncio.FIRST_COMPLETED)
+        return making.result() if making.done() else Response(status_code=CLIENT_GONE)
+    finally:
+        making.cancel()
+        gone.cancel()
+        await asyncio.wait((making, gone))
 
 
 class EventStream(StreamingResponse):

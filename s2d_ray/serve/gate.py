@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from s2d_ray.engine.messages import Event, GenerateRequest
 from s2d_ray.errors import RequestError
 from s2d_ray.policy.keys import Caller
 from s2d_ray.serve.backend import TargetInfo
-from s2d_ray.serve.edge import on_request_error
+from s2d_ray.serve.edge import on_request_error, unless_gone
 
 OPEN_PATHS = frozenset({"/health", "/readyz"})
 """Routes without data, for probes."""
@@ -30,6 +32,16 @@ class Visit:
     caller: Caller | None
     target: TargetInfo
     requests: Sequence[GenerateRequest]
+    request_id: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class TokensCall:
+    """One call of a route of tokens at the gate."""
+
+    caller: Caller
+    path: str
     request_id: str
     num_bytes: int
 
@@ -57,6 +69,9 @@ class Gate(Protocol):
 
     def ticket(self, visit: Visit) -> Ticket:
         """A ticket for a request that is to run."""
+
+    def turn(self, call: TokensCall) -> AbstractAsyncContextManager[Mapping[str, str]]:
+        """Entered when it is the call's turn, with headers of its answer. Raises: RequestError."""
 
     async def usage(self, caller: Caller) -> dict[str, Any]:
         """Usage that a caller may see. Raises: Overloaded."""
@@ -109,3 +124,19 @@ def caller_of(request: Request) -> Caller | None:
     """Whose key the request carries, None where nobody is asked for one."""
     caller: Caller | None = getattr(request.state, "caller", None)
     return caller
+
+
+async def in_turn(
+    gate: Gate | None, request: Request, num_bytes: int, work: Callable[[], Awaitable[Any]]
+) -> Response:
+    """Answer a call of a route of tokens with what `work` gives, once it is its caller's turn."""
+    caller = caller_of(request)
+    if gate is None or caller is None:
+        return JSONResponse(await work())
+    turn = gate.turn(TokensCall(caller, request.url.path, request.state.request_id, num_bytes))
+
+    async def answer() -> Response:
+        async with turn as headers:
+            return JSONResponse(await work(), headers=dict(headers))
+
+    return await unless_gone(request, answer())

@@ -25,7 +25,7 @@ from s2d_ray.errors import RequestError, Unavailable, UnknownKey, UnknownModel
 from s2d_ray.policy.keys import Caller
 from s2d_ray.serve.backend import Backend, Health, TargetInfo
 from s2d_ray.serve.edge import RequestScope, on_http_error, on_request_error, read_body
-from s2d_ray.serve.gate import Doorkeeper, Gate, OpenTicket, Visit, caller_of
+from s2d_ray.serve.gate import Doorkeeper, Gate, OpenTicket, Visit, caller_of, in_turn
 from s2d_ray.serve.generation import Job, answer
 from s2d_ray.serve.openai.body import error_body, parse, parse_request
 from s2d_ray.serve.openai.chat import ChatCompletionRequest
@@ -65,7 +65,7 @@ def build_app(
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(HTTPException, on_http_error)
     _add_texts(app, backend, http, plan, gate)
-    _add_tokens(app, backend, http)
+    _add_tokens(app, backend, http, gate)
     _add_models(app, backend, plan)
     _add_state(app, backend, with_tenants=gate is not None)
     if gate is not None:
@@ -109,19 +109,29 @@ def _add_texts(
         return await run(request, job, target, requests[0].mode, len(raw))
 
 
-def _add_tokens(app: FastAPI, backend: Backend, http: HttpConfig) -> None:
+def _add_tokens(app: FastAPI, backend: Backend, http: HttpConfig, gate: Gate | None) -> None:
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
-        body = parse(TokenizeRequest, await read_body(request, http.max_body_bytes))
-        target = _target(backend, body.model, request)
-        tokens = await backend.tokenize(target.name, body.to_prompt())
-        return JSONResponse(tokens_body(tokens, with_texts=bool(body.return_token_strs)))
+        raw = await read_body(request, http.max_body_bytes)
+        body = parse(TokenizeRequest, raw)
+        name, prompt = _target(backend, body.model, request).name, body.to_prompt()
+
+        async def work() -> dict[str, Any]:
+            tokens = await backend.tokenize(name, prompt)
+            return tokens_body(tokens, with_texts=bool(body.return_token_strs))
+
+        return await in_turn(gate, request, len(raw), work)
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
-        body = parse(DetokenizeRequest, await read_body(request, http.max_body_bytes))
-        target = _target(backend, body.model, request)
-        return JSONResponse({"prompt": await backend.detokenize(target.name, body.tokens)})
+        raw = await read_body(request, http.max_body_bytes)
+        body = parse(DetokenizeRequest, raw)
+        name = _target(backend, body.model, request).name
+
+        async def work() -> dict[str, Any]:
+            return {"prompt": await backend.detokenize(name, body.tokens)}
+
+        return await in_turn(gate, request, len(raw), work)
 
 
 def _add_models(app: FastAPI, backend: Backend, plan: Plan) -> None:
