@@ -62,8 +62,9 @@ class Bounds:
 class Snapshot:
     """What a ledger leaves to the next one: levels of buckets, and the grants they paid for.
 
-    levels: by tenant and kind, as if those that wait had never asked. paid: ids of open grants.
-    closed: ids of the last ones that ended or lapsed, which are settled.
+    levels: by tenant and kind, as if those that wait had never asked. paid: ids of open grants,
+    and of those of earlier ledgers that no router has told of yet. closed: ids of the last ones
+    that ended or lapsed, which are settled.
     """
 
     levels: dict[str, dict[str, float]]
@@ -95,7 +96,7 @@ class Ledger:
         self._bounds = bounds
         self._life = life
         self._opens_s = now_s if snapshot is None else now_s + RECOVERY_S
-        self._paid = frozenset(snapshot.paid if snapshot else ())
+        self._paid = dict.fromkeys(snapshot.paid if snapshot else ())
         self._closed = dict.fromkeys(snapshot.closed if snapshot else ())
         levels = snapshot.levels if snapshot else {}
         self._accounts = {
@@ -206,7 +207,7 @@ class Ledger:
         for ask in self._waiting.values():
             for kind in levels[ask.tenant]:
                 levels[ask.tenant][kind] += amounts(ask.tokens)[kind]
-        return Snapshot(levels, sorted(self._open), list(self._closed))
+        return Snapshot(levels, [*self._paid, *self._open][-REMEMBERED:], list(self._closed))
 
     def _objection(self, ask: Ask) -> Reason | None:
         """Why a request cannot be taken whatever its tenant has left."""
@@ -274,10 +275,12 @@ class Ledger:
     def _adopt(self, grant: Grant, now_s: float) -> None:
         """Take over a grant of another life, and charge it unless the snapshot has done so."""
         self._open[grant.id] = _Open(grant, now_s)
+        is_paid = grant.id in self._paid
+        self._paid.pop(grant.id, None)
         account = self._accounts.get(grant.tenant)
         if account is not None:
             account.num_running += grant.num_texts
-            if grant.id not in self._paid:
+            if not is_paid:
                 account.owe(grant.tokens, now_s)
         self.counters["adopted"] += 1
 

@@ -128,7 +128,7 @@ class TenantGate:
             await self._withdraw(question)
             raise
         if question.cancelled() or question.exception() is not None:
-            logger.warning("the ledger lost a question: it ended by itself")
+            logger.debug("the ledger lost a question: it ended by itself")
             return None
         return question.result()
 
@@ -167,14 +167,18 @@ class TenantGate:
             self._syncing = asyncio.get_running_loop().create_task(self._sync_forever())
 
     async def _sync_forever(self) -> None:
+        is_away = False
         while True:
             try:
                 async with asyncio.timeout(SYNC_TIMEOUT_S):
                     await self._sync()
             except Exception as error:  # starting, dying, away: all mean "again soon"
-                logger.debug("the ledger was not reached: %r", error)
+                level = logging.DEBUG if is_away else logging.WARNING
+                logger.log(level, "the ledger was not reached: %r", error)
+                is_away = True
                 await asyncio.sleep(RETRY_S)
                 continue
+            is_away = False
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SYNC_S):
                     await self._wake.wait()
