@@ -302,12 +302,14 @@ def test_64_clients_of_two_routers_never_take_more_than_the_bucket(tmp_path: Pat
     asyncio.run(run())
 
 
-def test_no_key_is_in_a_log_a_record_or_an_answer(
+def test_no_key_and_no_prompt_is_in_a_log_a_record_or_an_answer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tenant_gate, "AWAY_S", 0.5)
     caplog.set_level(logging.DEBUG)
     answers: list[httpx.Response] = []
+    prompt = "the-plan-of-the-bank"
+    body = chat_body(messages=[{"role": "user", "content": prompt}])
 
     async def run() -> str:
         async with site(tmp_path, requests_per_minute=1) as made:
@@ -318,21 +320,20 @@ def test_no_key_is_in_a_log_a_record_or_an_answer(
                 {"authorization": f"Basic {made.tenants.keys['acme']}"},
                 {"authorization": f"Bearer {made.tenants.keys['acme'][:-1]}!"},
             ):
-                answers.append(await client.post(CHAT, json=chat_body(), headers=headers))
+                answers.append(await client.post(CHAT, json=body, headers=headers))
             made.kill_ledger()
-            answers.append(
-                await client.post(CHAT, json=chat_body(), headers=made.tenants.header("acme"))
-            )
+            answers.append(await client.post(CHAT, json=body, headers=made.tenants.header("acme")))
             made.start_ledger()
             await until(made.usage_lines)
             return made.tenants.keys["acme"].split("-")[2][:-1]
 
     secret = asyncio.run(run())
     assert [answer.status_code for answer in answers] == [500, 429, 401, 401, 503]
-    assert all(secret not in answer.text + str(answer.headers) for answer in answers)
-    assert secret not in caplog.text
-    for path in tmp_path.rglob("*"):
-        assert path.is_dir() or secret not in path.read_text()
+    for kept in (secret, prompt):
+        assert all(kept not in answer.text + str(answer.headers) for answer in answers)
+        assert kept not in caplog.text
+        for path in tmp_path.rglob("*"):
+            assert path.is_dir() or kept not in path.read_text()
 
 
 def test_the_document_names_every_route_for_tenants_and_asks_for_a_key(tmp_path: Path) -> None:
