@@ -25,6 +25,8 @@ REQUEST_ID = "x-request-id"
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _RETRY_LATER = (429, 503)
 CLIENT_GONE = 499
+REFUSED_HEADERS = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
+"""Serve's proxy obeys these from any client; deadlines are ours."""
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +84,9 @@ class EventStream(StreamingResponse):
 
 
 class RequestScope:
-    """Gives each request an id, and turns what nobody caught into a 500 without internals."""
+    """Gives each request an id, refuses headers that would set Serve's own deadlines, and turns
+    what nobody caught into a 500 without internals.
+    """
 
     def __init__(self, app: ASGIApp, answers_request_id: bool) -> None:
         self._app = app
@@ -92,7 +96,8 @@ class RequestScope:
         """Serve one ASGI connection."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request_id = _request_id(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         has_begun = False
 
@@ -104,8 +109,13 @@ class RequestScope:
                     MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 
+        app = self._app
+        for name in REFUSED_HEADERS:
+            if name in headers:
+                error = RequestError(f"The header {name} is not supported", name)
+                app = await on_request_error(Request(scope), error)
         try:
-            await self._app(scope, receive, send_with_id)
+            await app(scope, receive, send_with_id)
         except ClientDisconnect:
             log.debug("request %s: the client is gone", request_id)
         except Exception:

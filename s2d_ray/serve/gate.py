@@ -21,9 +21,6 @@ from s2d_ray.serve.edge import on_request_error, unless_gone
 OPEN_PATHS = frozenset({"/health", "/readyz"})
 """Routes without data, for probes."""
 
-REFUSED_HEADERS = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
-"""Serve's proxy obeys these from any client; deadlines are ours."""
-
 
 @dataclass(frozen=True)
 class Visit:
@@ -98,7 +95,7 @@ class OpenTicket:
 
 
 class Doorkeeper:
-    """Lets in whom the gate knows, and refuses headers that would set Serve's own deadlines."""
+    """Lets in whom the gate knows."""
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app = app
@@ -110,11 +107,8 @@ class Doorkeeper:
             return await self._app(scope, receive, send)
         answer = self._app
         try:
-            headers = Headers(scope=scope)
-            for name in REFUSED_HEADERS:
-                if name in headers:
-                    raise RequestError(f"The header {name} is not supported", name)
-            scope["state"]["caller"] = await self._gate.caller_of(headers.get("authorization"))
+            authorization = Headers(scope=scope).get("authorization")
+            scope["state"]["caller"] = await self._gate.caller_of(authorization)
         except RequestError as error:
             answer = await on_request_error(Request(scope), error)
         return await answer(scope, receive, send)

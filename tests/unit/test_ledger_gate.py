@@ -87,19 +87,6 @@ def test_keys_say_which_targets_modes_and_routes(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_headers_that_would_set_serves_own_deadlines_are_refused(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with site(tmp_path) as made:
-            client = made.client(FakeBackend())
-            for name in ("x-request-timeout-seconds", "X-Request-Disconnect-Disabled"):
-                headers = made.tenants.header("acme") | {name: "1"}
-                answer = await client.post(CHAT, json=chat_body(), headers=headers)
-                assert answer.status_code == 400
-                assert answer.json()["error"]["param"] == name.lower()
-
-    asyncio.run(run())
-
-
 def test_a_tenants_limit_is_429_with_the_time_to_come_back(tmp_path: Path) -> None:
     async def run() -> None:
         async with site(tmp_path, requests_per_minute=1, max_running=1) as made:
