@@ -3,14 +3,14 @@ PYTHON ?= python3
 PORT ?= 8000
 # A package index to take torch from, such as one of CPU builds.
 TORCH_INDEX ?=
-# Handed on to pytest (`make test`), or to what `make exact`, `make soak` and `make fuzz` run.
+# Handed on to pytest (`make test`), or to what `make exact`, `soak`, `fuzz`, `flood`, `audit` run.
 ARGS ?=
 
 VENV := .venv
 INSTALL := $(PYTHON) s2d_ray/install.py --torch-index "$(TORCH_INDEX)"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test lint exact soak fuzz chart kube-tools setup setup-dev clean
+.PHONY: help serve stop test lint exact soak fuzz flood audit chart kube-tools setup setup-dev clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,12 @@ soak: setup-dev ## ten minutes of random traffic on tiny models; ARGS go to it
 
 fuzz: setup-dev ## send the API thousands of right and wrong requests; ARGS go to it
 	@$(VENV)/bin/python -m tests.fuzz $(ARGS)
+
+flood: setup-dev ## measure what a flooding tenant does to another's waits; ARGS go to it
+	@$(VENV)/bin/python -m tests.flood_live $(ARGS)
+
+audit: setup-dev ## ask for known vulnerabilities of what constraints.txt pins
+	@$(VENV)/bin/python -m tests.audit $(ARGS)
 
 chart: kube-tools ## write what of the Helm chart and of k8s/ is made from the models
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m s2d_ray.kube.chart_files

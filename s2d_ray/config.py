@@ -217,6 +217,9 @@ class TenancyConfig(Section):
     max_waiting_bytes: int = Field(
         64 * 2**20, ge=1024, description="Bodies of waiting requests, all together; more get 503."
     )
+    local_texts: int = Field(
+        0, ge=0, le=64, description="Texts each router runs by itself without a ledger; 0: 503."
+    )
     usage_to_stdout: bool = Field(False, description="Print each usage record as well.")
 
 

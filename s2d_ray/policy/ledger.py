@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from s2d_ray.policy.accounts import Account, amounts
 from s2d_ray.policy.fair_queue import Ask, FairQueue
@@ -22,10 +22,13 @@ RECOVERY_S = 2.0
 SLOTS_AHEAD = 1.25
 """Grants per batch slot: so few wait in the replicas' own first-come-first-served queues."""
 
+REMEMBERED = 2_000
+"""Ids of closed grants, which routers may tell of once more where an answer was lost."""
+
 
 @dataclass(frozen=True)
 class Grant:
-    """A request that may run. `life` names the ledger that granted it."""
+    """A request that may run. `life` names the ledger that granted it, or the router."""
 
     id: str
     tenant: str
@@ -59,11 +62,14 @@ class Bounds:
 class Snapshot:
     """What a ledger leaves to the next one: levels of buckets, and the grants they paid for.
 
-    levels: by tenant and kind, as if those that wait had never asked. paid: ids of open grants.
+    levels: by tenant and kind, as if those that wait had never asked. paid: ids of open grants,
+    and of those of earlier ledgers that no router has told of yet. closed: ids of the last ones
+    that ended or lapsed, which are settled.
     """
 
     levels: dict[str, dict[str, float]]
     paid: list[str]
+    closed: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -90,8 +96,8 @@ class Ledger:
         self._bounds = bounds
         self._life = life
         self._opens_s = now_s if snapshot is None else now_s + RECOVERY_S
-        self._paid = frozenset(snapshot.paid if snapshot else ())
-        self._adopted: set[str] = set()
+        self._paid = dict.fromkeys(snapshot.paid if snapshot else ())
+        self._closed = dict.fromkeys(snapshot.closed if snapshot else ())
         levels = snapshot.levels if snapshot else {}
         self._accounts = {
             name: Account(limits, now_s, levels.get(name, {})) for name, limits in tenants.items()
@@ -164,7 +170,7 @@ class Ledger:
         """End a grant and settle its tokens: refund what was not used. Twice is as good as once."""
         if not self._is_open(grant, now_s):
             return
-        del self._open[grant.id]
+        self._close(grant)
         account = self._accounts.get(grant.tenant)
         if account is not None:
             account.num_running -= grant.num_texts
@@ -172,9 +178,8 @@ class Ledger:
         self.counters["finished"] += 1
 
     def renew(self, grants: Iterable[Grant], now_s: float) -> None:
-        """A router tells of its open grants. Those of an earlier life are adopted.
-
-        One of this life that has lapsed or ended does not come back.
+        """A router tells of its open grants. Those of another life are adopted: of an earlier
+        ledger, or of the router itself. One that has lapsed or ended does not come back.
         """
         for grant in grants:
             if self._is_open(grant, now_s):
@@ -202,7 +207,7 @@ class Ledger:
         for ask in self._waiting.values():
             for kind in levels[ask.tenant]:
                 levels[ask.tenant][kind] += amounts(ask.tokens)[kind]
-        return Snapshot(levels, sorted(self._open))
+        return Snapshot(levels, [*self._paid, *self._open][-REMEMBERED:], list(self._closed))
 
     def _objection(self, ask: Ask) -> Reason | None:
         """Why a request cannot be taken whatever its tenant has left."""
@@ -262,24 +267,31 @@ class Ledger:
     def _is_open(self, grant: Grant, now_s: float) -> bool:
         if grant.id in self._open:
             return True
-        if grant.life == self._life or grant.id in self._adopted:
+        if grant.life == self._life or grant.id in self._closed:
             return False
         self._adopt(grant, now_s)
         return True
 
     def _adopt(self, grant: Grant, now_s: float) -> None:
-        """Take over a grant of an earlier life, and charge it unless the snapshot has done so."""
-        self._adopted.add(grant.id)
+        """Take over a grant of another life, and charge it unless the snapshot has done so."""
         self._open[grant.id] = _Open(grant, now_s)
+        is_paid = grant.id in self._paid
+        self._paid.pop(grant.id, None)
         account = self._accounts.get(grant.tenant)
         if account is not None:
             account.num_running += grant.num_texts
-            if grant.id not in self._paid:
+            if not is_paid:
                 account.owe(grant.tokens, now_s)
         self.counters["adopted"] += 1
 
-    def _lapse(self, grant: Grant) -> None:
+    def _close(self, grant: Grant) -> None:
         del self._open[grant.id]
+        self._closed[grant.id] = None
+        if len(self._closed) > REMEMBERED:
+            del self._closed[next(iter(self._closed))]
+
+    def _lapse(self, grant: Grant) -> None:
+        self._close(grant)
         account = self._accounts.get(grant.tenant)
         if account is not None:
             account.num_running -= grant.num_texts

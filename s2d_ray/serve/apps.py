@@ -54,10 +54,12 @@ class RouterArgs(BaseModel):
     """Arguments of the router application; what changes while it runs is in `RouterSettings`.
 
     max_wait_s: of a request at the ledger; None: there is no ledger, and no tenants.
+    local_texts: that a router runs by itself while the ledger is away.
     """
 
     http: dict[str, Any] = {}
     max_wait_s: float | None = None
+    local_texts: int = 0
 
 
 class LedgerArgs(BaseModel):
@@ -115,7 +117,9 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         args = self._args
         http = HttpConfig.model_validate(args.http)
-        gate = None if args.max_wait_s is None else TenantGate(ServeLedger(), args.max_wait_s)
+        gate = None
+        if args.max_wait_s is not None:
+            gate = TenantGate(ServeLedger(), args.max_wait_s, args.local_texts)
         # Serve's proxy answers x-request-id by itself.
         return build_app(self._router, http, gate, answers_request_id=False)
 

@@ -104,6 +104,7 @@ def _router_args(config: AppConfig) -> dict[str, Any]:
     }
     if config.tenancy is not None:
         args["max_wait_s"] = config.tenancy.max_wait_s
+        args["local_texts"] = config.tenancy.local_texts
     return args
 
 

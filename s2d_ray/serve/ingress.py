@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -27,7 +27,7 @@ from s2d_ray.serve.backend import Backend, Health
 from s2d_ray.serve.catalogue import Catalogue
 from s2d_ray.serve.dispatch import Dispatcher
 from s2d_ray.serve.edge import RequestScope, on_http_error, on_request_error, read_body
-from s2d_ray.serve.gate import Doorkeeper, Gate, OpenTicket, Ticket, Visit, caller_of
+from s2d_ray.serve.gate import Doorkeeper, Gate, OpenTicket, Ticket, Visit, caller_of, in_turn
 from s2d_ray.serve.generation import Job, answer
 from s2d_ray.serve.openai.body import error_body, parse, parse_request
 from s2d_ray.serve.openai.chat import ChatCompletionRequest
@@ -84,7 +84,7 @@ def build_app(
     app.add_exception_handler(HTTPException, on_http_error)
     catalogue = Catalogue(backend)
     _add_texts(app, backend, http, catalogue, gate)
-    _add_tokens(app, backend, http, catalogue)
+    _add_tokens(app, backend, http, catalogue, gate)
     _add_models(app, catalogue)
     _add_state(app, backend, with_tenants=gate is not None)
     if gate is not None:
@@ -129,19 +129,32 @@ def _add_texts(
         return await write(request, COMPLETIONS)
 
 
-def _add_tokens(app: FastAPI, backend: Backend, http: HttpConfig, catalogue: Catalogue) -> None:
+def _add_tokens(
+    app: FastAPI, backend: Backend, http: HttpConfig, catalogue: Catalogue, gate: Gate | None
+) -> None:
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
-        body = parse(TokenizeRequest, await read_body(request, http.max_body_bytes))
+        raw = await read_body(request, http.max_body_bytes)
+        body = parse(TokenizeRequest, raw)
         catalogue.check_target(body.model, caller_of(request))
-        tokens = await backend.tokenize(body.model, body.to_prompt())
-        return JSONResponse(tokens_body(tokens, with_texts=bool(body.return_token_strs)))
+        prompt = body.to_prompt()
+
+        async def work() -> dict[str, Any]:
+            tokens = await backend.tokenize(body.model, prompt)
+            return tokens_body(tokens, with_texts=bool(body.return_token_strs))
+
+        return await in_turn(gate, request, len(raw), work)
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
-        body = parse(DetokenizeRequest, await read_body(request, http.max_body_bytes))
+        raw = await read_body(request, http.max_body_bytes)
+        body = parse(DetokenizeRequest, raw)
         catalogue.check_target(body.model, caller_of(request))
-        return JSONResponse({"prompt": await backend.detokenize(body.model, body.tokens)})
+
+        async def work() -> dict[str, Any]:
+            return {"prompt": await backend.detokenize(body.model, body.tokens)}
+
+        return await in_turn(gate, request, len(raw), work)
 
 
 def _add_models(app: FastAPI, catalogue: Catalogue) -> None:

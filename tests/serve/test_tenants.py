@@ -131,6 +131,12 @@ def test_the_openai_client_meets_keys_and_limits_as_openai_has_them(site: Site) 
             once.chat.completions.create(**ask, max_tokens=2)
     assert limited.value.code == "requests_per_minute"
     assert int(limited.value.response.headers["retry-after"]) > 1
+    words = {"model": TARGET, "prompt": "The sky"}
+    tokens = [
+        site.http.post("/tokenize", json=words, headers=site.header(name))
+        for name in ("quiet", "once")
+    ]
+    assert [answer.status_code for answer in tokens] == [200, 429]
     with site.client("none") as stranger, pytest.raises(openai.AuthenticationError) as unknown:
         stranger.models.list()
     assert unknown.value.code == "invalid_api_key"
@@ -138,8 +144,9 @@ def test_the_openai_client_meets_keys_and_limits_as_openai_has_them(site: Site) 
         root.chat.completions.create(**ask)
     with site.client(site.keys["quiet"]) as quiet:
         assert len(list(quiet.chat.completions.create(**ask, max_tokens=3, stream=True))) > 1
-    (record,) = site.await_records("quiet", 1)
-    assert (record["status"], record["completion_tokens"]) == (200, 3)
+    told, text = site.await_records("quiet", 2)
+    assert (told["status"], told["target"], told["reserved_tokens"]) == (200, "/tokenize", 1)
+    assert (text["status"], text["completion_tokens"]) == (200, 3)
     assert site.http.get("/health").status_code == 200
     assert site.http.get("/metrics").status_code == 401
 

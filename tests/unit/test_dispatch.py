@@ -26,7 +26,7 @@ from tests.fakes_http import (
     serving,
     text_body,
 )
-from tests.unit.test_ledger_gate import site, until
+from tests.ledger_site import site, until
 
 CHAT = "/v1/chat/completions"
 CANARY = {"prod": {"tiny": 9.0, "tiny-int8": 1.0}}

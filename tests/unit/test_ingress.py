@@ -504,6 +504,15 @@ def test_replies_and_failures_have_a_request_id_too() -> None:
             assert post(app, stream=stream).headers["x-request-id"]
 
 
+@pytest.mark.parametrize("name", ["x-request-timeout-seconds", "X-Request-Disconnect-Disabled"])
+def test_headers_that_would_set_serves_own_deadlines_are_refused(name: str) -> None:
+    backend = FakeBackend()
+    refused = call(app_over(backend), "POST", CHAT, json=chat_body(), headers={name: "1"})
+    assert (refused.status_code, error_of(refused)["param"]) == (400, name.lower())
+    assert refused.headers["x-request-id"]
+    assert backend.requests == []
+
+
 def test_behind_a_proxy_that_adds_the_request_id_it_is_not_added_twice() -> None:
     app = ingress.build_app(FakeBackend(), HttpConfig(), answers_request_id=False)
     assert "x-request-id" not in call(app, "GET", "/health").headers

@@ -365,7 +365,7 @@ class AnyTraffic(RuleBasedStateMachine):
             elif decision.reason is Reason.DEADLINE:
                 self.flows[ask.tenant].append((self.now_s, -ask.tokens))
             else:  # refused on arrival: nothing was taken
-                self.flows[ask.tenant].remove((self.now_s, ask.tokens))
+                assert self.flows[ask.tenant].pop() == (self.now_s, ask.tokens)
 
     @invariant()
     def granted_minus_refunded_is_at_most_the_bucket(self) -> None:
