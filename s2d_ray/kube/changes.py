@@ -15,7 +15,12 @@ from s2d_ray.kube.manifest import Body, Item, serve_document
 
 COUNTS = ("replicas", "minReplicas", "maxReplicas")
 LIVE_OPTIONS = {"user_config"}
-IN_PLACE_OPTIONS = {"num_replicas", "max_ongoing_requests", "autoscaling_config"}
+IN_PLACE_OPTIONS = {
+    "num_replicas",
+    "max_ongoing_requests",
+    "autoscaling_config",
+    "graceful_shutdown_timeout_s",
+}
 
 
 class Effect(StrEnum):
@@ -135,9 +140,13 @@ def _application_effect(live: Body, wanted: Body) -> Effect | None:
 
 
 def _without(options: set[str], application: Body) -> Body:
-    """An application without these options of its deployments."""
+    """An application without these options of its deployments.
+
+    The policy of an autoscaling_config stays: Serve takes it for a part of the code.
+    """
     deployments = {
         deployment["name"]: {k: v for k, v in deployment.items() if k not in options}
+        | {"policy": (deployment.get("autoscaling_config") or {}).get("policy")}
         for deployment in application.get("deployments", [])
     }
     return {**application, "deployments": deployments}

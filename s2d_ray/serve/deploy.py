@@ -21,11 +21,11 @@ from s2d_ray.config import (
 )
 from s2d_ray.errors import ModelError, RunError
 from s2d_ray.serve.places import label_of
-from s2d_ray.serve.router import target_app
+from s2d_ray.serve.replicas import target_app
 
 POLL_S = 0.25
 APPS = "s2d_ray.serve.apps"
-NOT_ARGUMENTS = {"num_replicas", "placement", "num_routers", "max_open_requests"}
+NOT_ARGUMENTS = {"num_replicas", "autoscaling", "placement", "num_routers", "max_open_requests"}
 """Keys that go under `deployments:`, where a new number restarts nothing."""
 
 
@@ -89,12 +89,21 @@ def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str
         "deployments": [
             {
                 "name": "target",
-                "num_replicas": target.num_replicas,
-                # One more than the engine takes, so that the engine refuses, not a silent queue.
-                "max_ongoing_requests": target.max_batch + target.max_waiting + 8,
+                **_replicas(target),
+                "max_ongoing_requests": target.max_ongoing_requests,
                 "ray_actor_options": actor_options,
             }
         ],
+    }
+
+
+def _replicas(target: TargetConfig) -> dict[str, Any]:
+    """How many: a number, or all that Serve's autoscaler must know, and how one goes."""
+    if target.autoscaling is None:
+        return {"num_replicas": target.num_replicas}
+    return {
+        "autoscaling_config": target.autoscaling.serve_options(target.max_batch),
+        "graceful_shutdown_timeout_s": target.autoscaling.drain_s,
     }
 
 
@@ -116,7 +125,7 @@ def _router_settings(config: AppConfig) -> dict[str, Any]:
                 "model": target.model,
                 "max_context": target.max_context,
                 "default_max_tokens": target.default_max_tokens,
-                "slots": target.max_batch * target.num_replicas,
+                "slots": target.max_batch * target.most_replicas,
             }
             for name, target in config.targets.items()
         },

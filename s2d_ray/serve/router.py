@@ -18,6 +18,7 @@ from s2d_ray.errors import Unavailable, UnknownModel
 from s2d_ray.serve.backend import Health, Routing, TargetHealth, TargetInfo, refusal
 from s2d_ray.serve.cluster_metrics import cluster_metrics
 from s2d_ray.serve.link import DraftStatus
+from s2d_ray.serve.replicas import Sleepers, target_app
 from s2d_ray.serve.router_settings import RouterSettings
 from s2d_ray.serve.target import TargetStatus
 
@@ -27,11 +28,8 @@ STATUS_TIMEOUT_S = 1.0
 STATUS_AGE_S = 0.5
 ALIVE_AGE_S = 5.0
 """What was heard of targets longer ago is not chosen by."""
-
-
-def target_app(name: str) -> str:
-    """Name of a target's Serve application."""
-    return f"target-{name}"
+ASLEEP = TargetHealth(ready=True, draft_circuit="none")
+"""Of a target without replicas that starts one for the next request; it cannot be asked."""
 
 
 class Router:
@@ -45,6 +43,7 @@ class Router:
         self._infos: dict[str, TargetInfo] = {}
         self._routing = Routing(Plan(), {})
         self._handles: dict[str, Any] = {}
+        self._sleepers = Sleepers()
         self._health: Health | None = None
         self._health_at_s = 0.0
         self._asking = asyncio.Lock()
@@ -118,11 +117,14 @@ class Router:
 
     async def _ask_health(self) -> Health:
         names = list(self._infos)
+        asleep = await self._sleepers.asleep(names)
+        awake = [name for name in names if name not in asleep]
         *statuses, draft = await asyncio.gather(
-            *(self._ask(target_app(name)) for name in names), self._ask("draft")
+            *(self._ask(target_app(name)) for name in awake), self._ask("draft")
         )
+        answers = dict(zip(awake, statuses, strict=True))
         targets = {
-            name: _target_health(status) for name, status in zip(names, statuses, strict=True)
+            name: ASLEEP if name in asleep else _target_health(answers[name]) for name in names
         }
         alive = isinstance(draft, DraftStatus) and draft.alive
         return Health(

@@ -16,7 +16,7 @@ from s2d_ray.serve.backend import Routing, TargetInfo
 class TargetFacts(BaseModel):
     """What the router tells of a target, and routes by, without asking it.
 
-    slots: texts that all its replicas write at the same time.
+    slots: texts that all its replicas, as many as it may have, write at the same time.
     """
 
     model: str

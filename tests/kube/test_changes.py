@@ -46,6 +46,13 @@ def named(live: Any, wanted: Any) -> dict[str, Effect]:
         ),
         ("--set=config.plan.max_proposal=2", {"application router": Effect.LIVE}),
         (
+            "--set=config.targets.smollm2-135m.autoscaling.max_replicas=2",
+            {
+                "application target-smollm2-135m": Effect.RESTART,
+                "application router": Effect.LIVE,
+            },
+        ),
+        (
             "--set=config.http.max_open_requests=9",
             {"application router": Effect.IN_PLACE},
         ),
@@ -92,6 +99,24 @@ def named(live: Any, wanted: Any) -> dict[str, Effect]:
 )
 def test_a_change_is_named_with_its_class(option: str, changes: dict[str, Effect]) -> None:
     assert named(service(), service(option)) == changes
+
+
+@pytest.mark.parametrize(
+    ("key", "effects"),
+    [
+        ("max_replicas=3", [Effect.IN_PLACE, Effect.LIVE]),  # routers weigh by most replicas
+        ("min_replicas=0", [Effect.IN_PLACE]),
+        ("target_ongoing_requests=3", [Effect.IN_PLACE]),
+        ("drain_s=9", [Effect.IN_PLACE]),
+        ("target_outstanding_tokens=9000", [Effect.RESTART]),  # another policy
+    ],
+)
+def test_how_a_target_scales_is_changed_in_place(key: str, effects: list[Effect]) -> None:
+    where = "config.targets.smollm2-135m.autoscaling"
+    before = service(f"--set={where}.max_replicas=2")
+    after = service(f"--set={where}.max_replicas=2,{where}.{key}")
+    parts = ["application target-smollm2-135m", "application router"]
+    assert named(before, after) == dict(zip(parts, effects, strict=False))
 
 
 def test_a_target_that_is_left_out_ends() -> None:

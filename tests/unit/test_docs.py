@@ -8,6 +8,7 @@ import pytest
 
 from s2d_ray.config import (
     AppConfig,
+    AutoscalingConfig,
     DraftConfig,
     HttpConfig,
     PlanConfig,
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parents[2]
     "section",
     [
         *(AppConfig, HttpConfig, PlanConfig, DraftConfig, TargetConfig, TenancyConfig),
-        *(RoutingConfig, RoutedTarget, PlanRow),
+        *(AutoscalingConfig, RoutingConfig, RoutedTarget, PlanRow),
     ],
 )
 def test_every_config_key_is_documented_with_its_meaning(section: type[Section]) -> None:
