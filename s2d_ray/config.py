@@ -36,6 +36,16 @@ MAX_PROPOSAL = 32
 MAX_TREE_WIDTH = 8
 """Most guesses a plan may ask for behind one token."""
 
+SPARE_REQUESTS = 8
+"""Requests that Serve lets through to a replica beyond what its engine takes."""
+
+PUSH_INTERVAL_S = 2.0
+"""Between two reports of what waits and runs to Serve's controller."""
+
+BY_REQUESTS = "s2d_ray.serve.scaling:by_requests"
+BY_TOKENS = "s2d_ray.serve.scaling:by_tokens"
+"""Import paths of our policies for Serve's autoscaler."""
+
 PLACEMENT_NAME = r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$"
 """Of a group of nodes; short, since names of pods are made from it."""
 
@@ -121,6 +131,69 @@ class EngineConfig(Section):
         return self
 
 
+class AutoscalingConfig(Section):
+    """How many replicas a target has, by what waits and runs there; see docs/scaling.md.
+
+    Keys that Serve has too carry Serve's names.
+    """
+
+    min_replicas: int = Field(
+        1, ge=0, description="Fewest replicas; with 0 the first request waits for one to start."
+    )
+    max_replicas: int = Field(ge=1, description="Most replicas.")
+    target_ongoing_requests: float | None = Field(
+        None,
+        gt=0,
+        description="Requests a replica should carry, running and waiting; by default `max_batch`.",
+    )
+    target_outstanding_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens still to do that a replica should carry; counted in place of requests.",
+    )
+    upscale_delay_s: float = Field(
+        10.0, ge=0, description="More replicas must be wanted for so long."
+    )
+    downscale_delay_s: float = Field(
+        300.0, ge=0, description="Fewer replicas must be wanted for so long."
+    )
+    downscale_to_zero_delay_s: float | None = Field(
+        None, ge=0, description="The same for the last replica; by default `downscale_delay_s`."
+    )
+    upscaling_factor: float = Field(
+        1.0, gt=0, description="Replicas are added so many times what is missing."
+    )
+    downscaling_factor: float = Field(
+        1.0, gt=0, description="Replicas are taken away so many times what is too much."
+    )
+    look_back_period_s: float = Field(
+        10.0, gt=PUSH_INTERVAL_S, description="What runs is averaged over this window."
+    )
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> AutoscalingConfig:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas: {self.min_replicas} is more than max_replicas, {self.max_replicas}"
+            )
+        if self.target_ongoing_requests and self.target_outstanding_tokens:
+            raise ValueError(
+                "target_outstanding_tokens counts tokens in place of requests; "
+                "leave out target_ongoing_requests"
+            )
+        return self
+
+    def serve_options(self, max_batch: int) -> dict[str, Any]:
+        """Serve's `autoscaling_config`; whole, since in a document it replaces what code says."""
+        options = self.model_dump(exclude_none=True, exclude={"target_outstanding_tokens"})
+        tokens = self.target_outstanding_tokens
+        options.setdefault("target_ongoing_requests", float(tokens or max_batch))
+        # Deprecated, and the one that works: Ray 2.60 defines its two variables, unused.
+        options["metrics_interval_s"] = PUSH_INTERVAL_S
+        options["policy"] = {"policy_function": BY_TOKENS if tokens else BY_REQUESTS}
+        return options
+
+
 class TargetConfig(EngineConfig):
     """One target model and its replicas."""
 
@@ -144,6 +217,9 @@ class TargetConfig(EngineConfig):
     )
     prefix_cache: bool = Field(True, description="Copy common beginnings of texts, once computed.")
     num_replicas: int = Field(1, ge=1, description="Replicas of this target.")
+    autoscaling: AutoscalingConfig | None = Field(
+        None, description="Replicas follow the load; none: there are always `num_replicas`."
+    )
     placement: str | None = Field(
         None,
         pattern=PLACEMENT_NAME,
@@ -155,6 +231,29 @@ class TargetConfig(EngineConfig):
         if self.num_gpus > 1 and self.device == "cpu":
             raise ValueError("num_gpus is more than 1, but device is cpu")
         return self
+
+    @model_validator(mode="after")
+    def _scales(self) -> TargetConfig:
+        if self.autoscaling is None:
+            return self
+        if "num_replicas" in self.model_fields_set:
+            raise ValueError(
+                "num_replicas: autoscaling chooses the number, between its min_replicas and "
+                "max_replicas; leave num_replicas out"
+            )
+        wanted = self.autoscaling.target_ongoing_requests
+        if wanted is not None and wanted > self.max_ongoing_requests:
+            raise ValueError(
+                f"autoscaling.target_ongoing_requests: {wanted:g} is more than a replica takes "
+                f"(max_batch + max_waiting + {SPARE_REQUESTS} = {self.max_ongoing_requests}), "
+                "so there would never be another one"
+            )
+        return self
+
+    @property
+    def max_ongoing_requests(self) -> int:
+        """Serve's bound of a replica. More than the engine takes, so that the engine refuses."""
+        return self.max_batch + self.max_waiting + SPARE_REQUESTS
 
 
 class DraftConfig(EngineConfig):

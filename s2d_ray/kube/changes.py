@@ -129,9 +129,13 @@ def _application_effect(live: Body, wanted: Body) -> Effect | None:
 
 
 def _without_options(application: Body) -> Body:
-    """An application without what Serve changes on running replicas."""
+    """An application without what Serve changes on running replicas.
+
+    The policy of an autoscaling_config stays: Serve takes it for a part of the code.
+    """
     deployments = {
         deployment["name"]: {k: v for k, v in deployment.items() if k not in IN_PLACE_OPTIONS}
+        | {"policy": (deployment.get("autoscaling_config") or {}).get("policy")}
         for deployment in application.get("deployments", [])
     }
     return {**application, "deployments": deployments}

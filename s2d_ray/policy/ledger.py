@@ -45,6 +45,14 @@ class Granted:
 
 
 @dataclass(frozen=True)
+class Held:
+    """Texts that wait for one target, and their tokens."""
+
+    num_texts: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Bounds:
     """What the ledger takes in all, whatever the tenants' own limits add up to.
 
@@ -111,6 +119,20 @@ class Ledger:
     def running(self, target: str) -> int:
         """Granted texts of a target that have not ended."""
         return sum(o.grant.num_texts for o in self._open.values() if o.grant.target == target)
+
+    def held(self, target: str) -> Held:
+        """What waits for a target and could run if it had room.
+
+        Not what waits for its tenant's own `max_running`: more room would not let it run.
+        """
+        num_texts: Counter[str] = Counter()
+        tokens = 0
+        for ask in self._waiting.values():
+            account = self._accounts[ask.tenant]
+            if ask.target == target and account.has_room(num_texts[ask.tenant] + ask.num_texts):
+                num_texts[ask.tenant] += ask.num_texts
+                tokens += ask.tokens
+        return Held(num_texts.total(), tokens)
 
     def set_tenants(self, tenants: Mapping[str, Limits], now_s: float) -> None:
         """Take over a new version of the tenants' limits; what runs goes on."""

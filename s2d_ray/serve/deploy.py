@@ -21,11 +21,11 @@ from s2d_ray.config import (
 )
 from s2d_ray.errors import ModelError, RunError
 from s2d_ray.serve.places import label_of
-from s2d_ray.serve.router import target_app
+from s2d_ray.serve.replicas import target_app
 
 POLL_S = 0.25
 APPS = "s2d_ray.serve.apps"
-NOT_ARGUMENTS = {"num_replicas", "placement", "num_routers", "max_open_requests"}
+NOT_ARGUMENTS = {"num_replicas", "autoscaling", "placement", "num_routers", "max_open_requests"}
 """Keys that go under `deployments:`, where a new number restarts nothing."""
 
 
@@ -88,13 +88,19 @@ def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str
         "deployments": [
             {
                 "name": "target",
-                "num_replicas": target.num_replicas,
-                # One more than the engine takes, so that the engine refuses, not a silent queue.
-                "max_ongoing_requests": target.max_batch + target.max_waiting + 8,
+                **_replicas(target),
+                "max_ongoing_requests": target.max_ongoing_requests,
                 "ray_actor_options": actor_options,
             }
         ],
     }
+
+
+def _replicas(target: TargetConfig) -> dict[str, Any]:
+    """How many: a number, or all that Serve's autoscaler must know."""
+    if target.autoscaling is None:
+        return {"num_replicas": target.num_replicas}
+    return {"autoscaling_config": target.autoscaling.serve_options(target.max_batch)}
 
 
 def _router_args(config: AppConfig) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 from s2d_ray.config import TenancyConfig
 from s2d_ray.policy.fair_queue import Ask
 from s2d_ray.policy.keys import Caller, KeyTable
-from s2d_ray.policy.ledger import Bounds, Granted, Ledger
+from s2d_ray.policy.ledger import Bounds, Granted, Held, Ledger
 from s2d_ray.policy.limits import Refusal
 from s2d_ray.policy.usage import UsageTotals
 from s2d_ray.serve.ledger_messages import Ended, Sync
@@ -124,6 +124,10 @@ class LedgerReplica:
                 while any(version != self._keys.version for version in self._versions()):
                     await asyncio.sleep(DECIDE_S)
         return sum(version == self._keys.version for version in self._versions())
+
+    async def held(self, target: str) -> Held:
+        """What waits for a target; its replicas ask, and report it to Serve's autoscaler."""
+        return self._ledger.held(target)
 
     def check_health(self) -> None:
         """Serve replaces the replica if one of its tasks has ended."""

@@ -18,12 +18,15 @@ from s2d_ray.errors import Unavailable, UnknownModel
 from s2d_ray.serve.backend import Health, TargetHealth, TargetInfo, refusal
 from s2d_ray.serve.cluster_metrics import cluster_metrics
 from s2d_ray.serve.link import DraftStatus
+from s2d_ray.serve.replicas import Sleepers, target_app
 from s2d_ray.serve.target import TargetStatus
 
 logger = logging.getLogger("ray.serve")
 
 STATUS_TIMEOUT_S = 1.0
 STATUS_AGE_S = 0.5
+ASLEEP = TargetHealth(ready=True, draft_circuit="none")
+"""Of a target without replicas that starts one for the next request; it cannot be asked."""
 
 
 class TargetFacts(BaseModel):
@@ -32,11 +35,6 @@ class TargetFacts(BaseModel):
     model: str
     max_context: int
     default_max_tokens: int
-
-
-def target_app(name: str) -> str:
-    """Name of a target's Serve application."""
-    return f"target-{name}"
 
 
 class Router:
@@ -56,6 +54,7 @@ class Router:
             for name, facts in targets.items()
         }
         self._handles: dict[str, Any] = {}
+        self._sleepers = Sleepers(self._infos)
         self._health: Health | None = None
         self._health_at_s = 0.0
         self._asking = asyncio.Lock()
@@ -99,14 +98,16 @@ class Router:
         return self._health
 
     async def _ask_health(self) -> Health:
-        statuses = await asyncio.gather(
-            *(self._ask(target_app(name)) for name in self._infos), self._ask("draft")
+        asleep = await self._sleepers.asleep()
+        awake = [name for name in self._infos if name not in asleep]
+        *statuses, draft = await asyncio.gather(
+            *(self._ask(target_app(name)) for name in awake), self._ask("draft")
         )
+        answers = dict(zip(awake, statuses, strict=True))
         targets = {
-            name: _target_health(status)
-            for name, status in zip(self._infos, statuses, strict=False)
+            name: ASLEEP if name in asleep else _target_health(answers[name])
+            for name in self._infos
         }
-        draft = statuses[-1]
         alive = isinstance(draft, DraftStatus) and draft.alive
         return Health(
             ready=any(target.ready for target in targets.values()),

@@ -35,6 +35,10 @@ def named(live: Any, wanted: Any) -> dict[str, Effect]:
             {"application target-smollm2-135m": Effect.IN_PLACE},
         ),
         (
+            "--set=config.targets.smollm2-135m.autoscaling.max_replicas=2",
+            {"application target-smollm2-135m": Effect.RESTART},
+        ),
+        (
             "--set=config.http.max_open_requests=9",
             {"application router": Effect.IN_PLACE},
         ),
@@ -81,6 +85,22 @@ def named(live: Any, wanted: Any) -> dict[str, Effect]:
 )
 def test_a_change_is_named_with_its_class(option: str, changes: dict[str, Effect]) -> None:
     assert named(service(), service(option)) == changes
+
+
+@pytest.mark.parametrize(
+    ("key", "effect"),
+    [
+        ("max_replicas=3", Effect.IN_PLACE),
+        ("min_replicas=0", Effect.IN_PLACE),
+        ("target_ongoing_requests=3", Effect.IN_PLACE),
+        ("target_outstanding_tokens=9000", Effect.RESTART),  # another policy
+    ],
+)
+def test_how_a_target_scales_is_changed_in_place(key: str, effect: Effect) -> None:
+    where = "config.targets.smollm2-135m.autoscaling"
+    before = service(f"--set={where}.max_replicas=2")
+    after = service(f"--set={where}.max_replicas=2,{where}.{key}")
+    assert named(before, after) == {"application target-smollm2-135m": effect}
 
 
 def test_a_target_that_is_left_out_ends() -> None:

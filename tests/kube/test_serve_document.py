@@ -54,6 +54,36 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
         "plan": {"exit_thresholds": [0.5], "stop_threshold": 0.0, "tree_width": 2},
     },
+    "autoscaling by its defaults, with zeros, and by tokens": {
+        "http": HTTP,
+        "targets": {
+            "plain": {"model": "m", "placement": "p", "autoscaling": {"max_replicas": 3}},
+            "zeros": {
+                "model": "m",
+                "placement": "p",
+                "max_batch": 5,
+                "autoscaling": {
+                    "min_replicas": 0,
+                    "max_replicas": 3,
+                    "target_ongoing_requests": 2.5,
+                    "upscale_delay_s": 0,
+                    "downscale_delay_s": 0,
+                    "downscale_to_zero_delay_s": 0,
+                    "downscaling_factor": 0.5,
+                },
+            },
+            "tokens": {
+                "model": "m",
+                "placement": "p",
+                "autoscaling": {
+                    "max_replicas": 30,
+                    "target_outstanding_tokens": 1_000_000,
+                    "downscale_to_zero_delay_s": None,
+                    "look_back_period_s": 30,
+                },
+            },
+        },
+    },
     "texts that YAML might read otherwise": {
         "http": HTTP,
         "targets": {"1e3": {"model": "0x10 <&> ü: #'\"", "placement": "p"}},

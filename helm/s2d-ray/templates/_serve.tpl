@@ -78,7 +78,7 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- $config := .root.Values.config -}}
 {{- $defaults := .root.Files.Get "files/defaults.json" | fromJson -}}
 {{- $target := .target -}}
-{{- $args := dict "target" (omit $target "num_replicas" "placement") -}}
+{{- $args := dict "target" (omit $target "num_replicas" "autoscaling" "placement") -}}
 {{- with $config.draft -}}
 {{- $deadlines := dict
   "deadline_ms" (.deadline_ms | default $defaults.draft.deadline_ms)
@@ -95,9 +95,14 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- $waiting := dig "max_waiting" $defaults.target.max_waiting $target | int -}}
 {{- $deployment := dict
   "name" "target"
-  "num_replicas" ($target.num_replicas | default $defaults.target.num_replicas)
-  "max_ongoing_requests" (add $batch $waiting 8)
+  "max_ongoing_requests" (add $batch $waiting $defaults.spareRequests)
   "ray_actor_options" $options -}}
+{{- if $target.autoscaling -}}
+{{- $scaling := dict "defaults" $defaults "autoscaling" $target.autoscaling "batch" $batch -}}
+{{- $_ := set $deployment "autoscaling_config" (include "s2d.autoscaling" $scaling | fromJson) -}}
+{{- else -}}
+{{- $_ := set $deployment "num_replicas" ($target.num_replicas | default $defaults.target.num_replicas) -}}
+{{- end -}}
 {{- dict
   "name" (printf "target-%s" .name)
   "route_prefix" nil
@@ -105,6 +110,20 @@ It is JSON: there, a whole number never becomes 1e+06.
   "args" $args
   "deployments" (list $deployment)
 | toJson -}}
+{{- end -}}
+
+{{/* Whole, since it replaces what stands in code. Takes defaults, autoscaling, batch. */}}
+{{- define "s2d.autoscaling" -}}
+{{- $tokens := .autoscaling.target_outstanding_tokens -}}
+{{- $options := deepCopy .defaults.autoscaling -}}
+{{- range $key, $value := omit .autoscaling "target_outstanding_tokens" -}}
+{{- if ne (kindOf $value) "invalid" -}}
+{{- $_ := set $options $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $options "target_ongoing_requests" (coalesce $tokens .autoscaling.target_ongoing_requests .batch) -}}
+{{- $_ := set $options "policy" (dict "policy_function" (ternary .defaults.policies.tokens .defaults.policies.requests (not (empty $tokens)))) -}}
+{{- $options | toJson -}}
 {{- end -}}
 
 {{- define "s2d.routerApp" -}}
