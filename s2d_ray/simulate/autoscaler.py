@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from s2d_ray.config import PUSH_INTERVAL_S
 from s2d_ray.policy.scaling import ScalingRule, TargetLoad, wanted_replicas
 
 RECORDED = 0.2
@@ -24,7 +25,7 @@ EPSILON_S = 1e-6
 
 @dataclass(frozen=True)
 class Rhythm:
-    """As Serve's `AutoscalingConfig` names them. push_s: of the two push intervals, in seconds."""
+    """As Serve's `AutoscalingConfig` names them. push_s: between two reports to its controller."""
 
     look_back_s: float = 30.0
     upscale_delay_s: float = 30.0
@@ -32,7 +33,7 @@ class Rhythm:
     downscale_to_zero_delay_s: float | None = None
     upscaling_factor: float = 1.0
     downscaling_factor: float = 1.0
-    push_s: float = 2.0
+    push_s: float = PUSH_INTERVAL_S
 
     @property
     def record_s(self) -> float:

@@ -18,11 +18,12 @@ BINS = 120
 
 
 def tables(values: Values) -> list[Table]:
-    """Targets, tenants, and refusals if there are any."""
-    found = [_targets(values["targets"]), _tenants(values["tenants"])]
+    """Targets, their times, tenants, and refusals if there are any."""
+    targets = values["targets"]
+    found = [_targets(targets), _times(targets), _tenants(values["tenants"])]
     refused = {
         (name, reason): count
-        for name, target in values["targets"].items()
+        for name, target in targets.items()
         for reason, count in target["refused"].items()
     }
     if refused:
@@ -35,11 +36,8 @@ def tables(values: Values) -> list[Table]:
 
 def comparison_table(values: Values) -> Table:
     """Targets under each way to count load, on the same trace."""
-    table = Table(
-        "target", "scaled by", "replica hours", "replicas, max", "wait p95, s", "ttft p95, s",
-        "tpot p95, ms", "refused",
-        title="the same trace, scaled by requests and by tokens",
-    )  # fmt: skip
+    table = Table("target", "by", "hours", "max", "wait p95", "ttft p95", "tpot p95", "refused")
+    table.title = "replicas and seconds by what is counted, on the same trace"
     for name in next(iter(values.values()))["targets"]:
         for by, run in values.items():
             target = run["targets"][name]
@@ -51,7 +49,7 @@ def comparison_table(values: Values) -> Table:
                 str(replicas["max"]),
                 _shown(target["wait_s"]["p95"], 2),
                 _shown(target["ttft_s"]["p95"], 2),
-                _shown(target["tpot_s"]["p95"], 0, 1e3),
+                _shown(target["tpot_s"]["p95"], 3),
                 str(sum(target["refused"].values())),
             )
     return table
@@ -59,23 +57,28 @@ def comparison_table(values: Values) -> Table:
 
 def _targets(targets: dict[str, Any]) -> Table:
     table = Table(
-        "target", "replicas min/mean/max", "finished", "refused", "open", "wait, s", "ttft, s",
-        "tpot, ms", "tokens/s",
-        title="targets; times p50 / p95 / p99",
-    )  # fmt: skip
+        "target", "replicas min/mean/max", "hours", "finished", "refused", "open", "tokens/s"
+    )
     for name, target in targets.items():
         replicas = target["replicas"]
         table.add_row(
             name,
             f"{replicas['min']} / {replicas['mean']:.2f} / {replicas['max']}",
+            f"{replicas['hours']:.2f}",
             str(target["finished"]),
             str(sum(target["refused"].values())),
             str(target["open"]),
-            _three(target["wait_s"], 2),
-            _three(target["ttft_s"], 2),
-            _three(target["tpot_s"], 0, 1e3),
             f"{target['goodput_tokens_per_s']:.1f}",
         )
+    return table
+
+
+def _times(targets: dict[str, Any]) -> Table:
+    table = Table("target", "seconds", "p50", "p95", "p99")
+    for name, target in targets.items():
+        for key in ("wait_s", "ttft_s", "tpot_s"):
+            cells = [_shown(value, 3) for value in target[key].values()]
+            table.add_row(name, key.removesuffix("_s"), *cells)
     return table
 
 
@@ -94,12 +97,8 @@ def _tenants(tenants: dict[str, Any]) -> Table:
     return table
 
 
-def _three(spread: dict[str, float | None], digits: int, scale: float = 1.0) -> str:
-    return " / ".join(_shown(value, digits, scale) for value in spread.values())
-
-
-def _shown(value: float | None, digits: int, scale: float = 1.0) -> str:
-    return "-" if value is None else f"{scale * value:.{digits}f}"
+def _shown(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def draw(runs: dict[str, Simulation], path: Path) -> None:
@@ -115,7 +114,7 @@ def draw(runs: dict[str, Simulation], path: Path) -> None:
             _draw_target(run, name, label, rates, replicas, waits)
         rates.set(title=name, ylabel="arrivals / s")
         replicas.set(ylabel="replicas that run", ylim=(0, None))
-        waits.set(ylabel="wait, s", xlabel="minutes", ylim=(0, None))
+        waits.set(ylabel="longest wait, s", xlabel="minutes", ylim=(0, None))
         if len(runs) > 1:
             replicas.legend()
     figure.savefig(path, metadata={"Software": None})
@@ -139,7 +138,7 @@ def _draw_target(
             longest[place] = max(longest[place], request.wait_s or 0.0)
     middles = [(place + 0.5) * width_s / 60 for place in range(BINS)]
     rates.step(middles, _per_s(arrived, width_s), where="mid", color="grey")
-    waits.step(middles, longest, where="mid", label=f"longest, {label}")
+    waits.step(middles, longest, where="mid")
 
 
 def _per_s(counts: Sequence[int], width_s: float) -> list[float]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from s2d_ray.policy.fair_queue import Ask
-from s2d_ray.policy.ledger import Bounds, Granted, Ledger
+from s2d_ray.policy.ledger import Bounds, Granted, Held, Ledger
 from s2d_ray.policy.limits import Limits
 from s2d_ray.policy.scaling import ScalingRule, TargetLoad
 from s2d_ray.simulate.autoscaler import CONTROL_S, Autoscaler, Rhythm
@@ -72,7 +72,6 @@ class Simulation:
         self._service = service
         self._arrivals = arrivals
         self._open: dict[str, Request] = {}
-        self._held: dict[str, dict[str, Request]] = {name: {} for name in service.targets}
         self.draft = service.draft() if service.draft else None
         draw = random.Random(seed)
         self.pools = {
@@ -102,14 +101,14 @@ class Simulation:
     def load(self, target: str) -> TargetLoad:
         """What a target has to do at this moment, as replicas and handles would report it."""
         pool = self.pools[target]
-        held = [request.arrival for request in self._held[target].values()]
+        # Replicas tell what the ledger holds; without one nobody does.
+        held = self.ledger.held(target) if pool.running else Held(0, 0)
         return TargetLoad(
             sum(replica.num_ongoing for replica in pool.running),
             len(pool.queue),
-            # Replicas tell what the ledger holds; without one nobody does.
-            len(held) if pool.running else 0,
+            held.num_texts,
             sum(replica.outstanding_tokens for replica in pool.running),
-            sum(each.prompt_tokens + each.max_tokens for each in held) if pool.running else 0,
+            held.tokens,
         )
 
     def _next_arrival(self) -> None:
@@ -121,7 +120,6 @@ class Simulation:
         now_s = self.clock.now_s
         name = str(len(self.requests))
         self.requests.append(Request(arrival))
-        self._held[arrival.target][name] = self.requests[-1]
         ask = Ask(
             name,
             arrival.tenant,
@@ -141,8 +139,6 @@ class Simulation:
         for decision in self.ledger.decide(now_s):
             name = decision.grant.id if isinstance(decision, Granted) else decision.id
             request = self.requests[int(name)]
-            target = request.arrival.target
-            del self._held[target][name]
             if isinstance(decision, Granted):
                 request.grant, request.granted_s = decision.grant, now_s
                 self._open[name] = request
@@ -175,17 +171,10 @@ class Simulation:
         self._decide()
 
     def _tell_slots(self) -> None:
-        """A target that may have no replica has one slot then: who is let through wakes it."""
+        """A target that sleeps has one slot: whoever is let through wakes it."""
         self.ledger.set_slots(
-            {
-                name: max(pool.num_slots, int(self._may_sleep(name)))
-                for name, pool in self.pools.items()
-            }
+            {name: pool.num_slots if pool.target else 1 for name, pool in self.pools.items()}
         )
-
-    def _may_sleep(self, name: str) -> bool:
-        scaling = self._service.targets[name].scaling
-        return scaling is not None and scaling.rule.min_replicas == 0
 
     def _record(self, name: str) -> None:
         self._autoscalers[name].record(self.load(name), self.clock.now_s)

@@ -80,7 +80,7 @@ def service_of(
     return Service(
         {name: _target(target, costs[name], by) for name, target in config.targets.items()},
         tenants,
-        Bounds(config.http.max_open_requests, max_bytes),
+        Bounds(config.http.max_admitted, max_bytes),
         max_wait_s,
         start_s,
         draft,
