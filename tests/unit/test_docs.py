@@ -8,6 +8,7 @@ import pytest
 
 from s2d_ray.config import (
     AppConfig,
+    AutoscalingConfig,
     DraftConfig,
     HttpConfig,
     PlanConfig,
@@ -27,7 +28,16 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "section", [AppConfig, HttpConfig, PlanConfig, DraftConfig, TargetConfig, TenancyConfig]
+    "section",
+    [
+        AppConfig,
+        HttpConfig,
+        PlanConfig,
+        DraftConfig,
+        TargetConfig,
+        AutoscalingConfig,
+        TenancyConfig,
+    ],
 )
 def test_every_config_key_is_documented_with_its_meaning(section: type[Section]) -> None:
     """A key that is added without a row in the table fails here."""

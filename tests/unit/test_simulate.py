@@ -168,7 +168,7 @@ def test_a_draft_alone_takes_its_steps_and_saturates_under_many() -> None:
     assert draft.rows == 0
 
 
-def run_with_draft(num_replicas: int, acceptance: float) -> Simulation:
+def run_with_draft(num_replicas: int, acceptance: float, until_s: float = 60.0) -> Simulation:
     """Every replica has full batches all the time."""
     service = Service(
         {"t": Target(Engine(MEASURED, 8, 256), num_replicas)},
@@ -179,7 +179,7 @@ def run_with_draft(num_replicas: int, acceptance: float) -> Simulation:
     )
     trace = [arrival(0.0, 100) for _ in range(8 * num_replicas)]
     run = Simulation(service, iter(trace), 1)
-    run.run(60)
+    run.run(until_s)
     return run
 
 
@@ -205,6 +205,23 @@ def test_speculation_is_used_while_it_pays_and_by_as_many_as_it_pays_for() -> No
     assert 0 < speculated(crowd) < 0.6 * speculated(good)
     assert mean["good"] < 0.8 * mean["plain"]
     assert mean["good"] < mean["crowd"]
+
+
+def test_so_many_replicas_speculate_as_the_formula_of_the_docs_says() -> None:
+    """docs/scaling.md: a draft carries N = n · E · P / W replicas; here with chains of 4."""
+    acceptance = 0.8
+    run = run_with_draft(100, acceptance, until_s=0.0)
+    assert run.draft is not None
+    committed = run.draft.tokens_per_round
+    plain_s, forward_s = MEASURED.forward(8, 1), MEASURED.forward(8, 5)
+    most_s = committed * plain_s - forward_s
+    rows = max(n for n in range(1, 10_000) if 4 * MEASURED.draft(n) <= most_s)
+    carried = rows / 8 * committed * plain_s / most_s
+    seen: list[int] = []
+    run.clock.every(0.1, lambda: seen.append(run.draft.rows if run.draft else 0))
+    run.run(6.0)
+    assert 5 < carried < 50
+    assert max(seen) / 8 == pytest.approx(carried, rel=0.1)
 
 
 def test_the_config_says_how_a_target_is_simulated() -> None:
