@@ -138,7 +138,7 @@ def _report(
 ) -> None:
     from rich.console import Console
 
-    from s2d_ray.bench.card import commit
+    from s2d_ray.bench.checkout import commit
     from s2d_ray.simulate.figures import figures
     from s2d_ray.simulate.report import comparison_table, draw, tables
 
