@@ -174,6 +174,9 @@ class AutoscalingConfig(Section):
     look_back_period_s: float = Field(
         10.0, gt=PUSH_INTERVAL_S, description="What runs is averaged over this window."
     )
+    drain_s: float = Field(
+        300.0, ge=0, description="A replica that is taken away has so long to end its texts."
+    )
 
     @model_validator(mode="after")
     def _one_measure(self) -> AutoscalingConfig:
@@ -190,7 +193,9 @@ class AutoscalingConfig(Section):
 
     def serve_options(self, max_batch: int) -> dict[str, Any]:
         """Serve's `autoscaling_config`; whole, since in a document it replaces what code says."""
-        options = self.model_dump(exclude_none=True, exclude={"target_outstanding_tokens"})
+        options = self.model_dump(
+            exclude_none=True, exclude={"target_outstanding_tokens", "drain_s"}
+        )
         tokens = self.target_outstanding_tokens
         options.setdefault("target_ongoing_requests", float(tokens or max_batch))
         # Deprecated, and the one that works: Ray 2.60 defines its two variables, unused.

@@ -14,7 +14,12 @@ from typing import Any
 from s2d_ray.kube.manifest import Body, Item, serve_document
 
 COUNTS = ("replicas", "minReplicas", "maxReplicas")
-IN_PLACE_OPTIONS = {"num_replicas", "max_ongoing_requests", "autoscaling_config"}
+IN_PLACE_OPTIONS = {
+    "num_replicas",
+    "max_ongoing_requests",
+    "autoscaling_config",
+    "graceful_shutdown_timeout_s",
+}
 
 
 class Effect(StrEnum):

@@ -61,10 +61,12 @@ def files_of_chart() -> dict[str, str]:
         section: {key: model.model_fields[key].default for key in keys}
         for section, (model, keys) in DEFAULTS.items()
     }
-    scaling = AutoscalingConfig(max_replicas=1).serve_options(max_batch=1)
+    autoscaling = AutoscalingConfig(max_replicas=1)
+    scaling = autoscaling.serve_options(max_batch=1)
     for key in ("max_replicas", "target_ongoing_requests", "policy"):  # depend on what is written
         del scaling[key]
     defaults["autoscaling"] = scaling
+    defaults["drainS"] = autoscaling.drain_s
     defaults["policies"] = {"requests": BY_REQUESTS, "tokens": BY_TOKENS}
     defaults["spareRequests"] = SPARE_REQUESTS
     defaults["rayVersion"] = version("ray")

@@ -97,10 +97,13 @@ def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str
 
 
 def _replicas(target: TargetConfig) -> dict[str, Any]:
-    """How many: a number, or all that Serve's autoscaler must know."""
+    """How many: a number, or all that Serve's autoscaler must know, and how one goes."""
     if target.autoscaling is None:
         return {"num_replicas": target.num_replicas}
-    return {"autoscaling_config": target.autoscaling.serve_options(target.max_batch)}
+    return {
+        "autoscaling_config": target.autoscaling.serve_options(target.max_batch),
+        "graceful_shutdown_timeout_s": target.autoscaling.drain_s,
+    }
 
 
 def _router_args(config: AppConfig) -> dict[str, Any]:

@@ -93,6 +93,7 @@ def test_a_change_is_named_with_its_class(option: str, changes: dict[str, Effect
         ("max_replicas=3", Effect.IN_PLACE),
         ("min_replicas=0", Effect.IN_PLACE),
         ("target_ongoing_requests=3", Effect.IN_PLACE),
+        ("drain_s=9", Effect.IN_PLACE),
         ("target_outstanding_tokens=9000", Effect.RESTART),  # another policy
     ],
 )

@@ -70,6 +70,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
                     "downscale_delay_s": 0,
                     "downscale_to_zero_delay_s": 0,
                     "downscaling_factor": 0.5,
+                    "drain_s": 0,
                 },
             },
             "tokens": {

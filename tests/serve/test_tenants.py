@@ -304,7 +304,7 @@ def test_a_burst_wakes_a_target_to_three_replicas_that_then_go(site: Site) -> No
     def ask_on() -> set[int]:
         statuses = set()
         while not done.is_set():
-            statuses.add(site.ask("steady", 400, model="sleeper").status_code)
+            statuses.add(site.ask("steady", 100, model="sleeper").status_code)
         return statuses
 
     with ThreadPoolExecutor(12) as pool:

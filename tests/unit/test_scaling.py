@@ -154,6 +154,7 @@ def test_serve_takes_every_option_and_defaults_to_a_full_batch() -> None:
     assert taken["policy"]["policy_function"] == BY_REQUESTS
     assert (taken["target_ongoing_requests"], taken["metrics_interval_s"]) == (5, PUSH_INTERVAL_S)
     assert (taken["min_replicas"], taken["max_replicas"]) == (0, 3)
+    assert deployment["graceful_shutdown_timeout_s"] == 300
 
 
 @pytest.mark.parametrize(
@@ -165,6 +166,7 @@ def test_serve_takes_every_option_and_defaults_to_a_full_batch() -> None:
         {"upscale_delay_s": 0, "downscale_delay_s": 1, "downscale_to_zero_delay_s": 2},
         {"upscaling_factor": 2, "downscaling_factor": 0.5},
         {"look_back_period_s": 30},
+        {"drain_s": 9},
     ],
 )
 def test_bounds_delays_and_factors_are_changed_in_place(changed: dict[str, Any]) -> None:
@@ -172,7 +174,7 @@ def test_bounds_delays_and_factors_are_changed_in_place(changed: dict[str, Any])
     before, old = target_of(config_of({"max_replicas": 4}))
     after, new = target_of(config_of({"max_replicas": 4} | changed))
     assert before == after
-    assert old["autoscaling_config"] != new["autoscaling_config"]
+    assert old != new
     assert old["autoscaling_config"]["policy"] == new["autoscaling_config"]["policy"]
 
 
@@ -215,16 +217,19 @@ def test_our_own_document_is_right() -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", [None, {}, {"policy_function": "ray.serve.autoscaling_policy:x"}]
+    "policy",
+    [
+        {},
+        {"policy": {}},
+        {"policy": {"policy_function": "ray.serve.autoscaling_policy:default_autoscaling_policy"}},
+    ],
+    ids=["left out", "empty", "Serve's own"],
 )
-def test_a_document_without_our_policy_is_named(policy: Any) -> None:
+def test_a_document_without_our_policy_is_named(policy: dict[str, Any]) -> None:
     """Ray restores its own in silence where YAML leaves it out."""
     whole, deployment = document()
-    deployment["autoscaling_config"] |= {"policy": policy}
-    if policy is None:
-        del deployment["autoscaling_config"]["policy"]
-    elif policy:
-        policy["policy_function"] = "ray.serve.autoscaling_policy:default_autoscaling_policy"
+    del deployment["autoscaling_config"]["policy"]
+    deployment["autoscaling_config"] |= policy
     (trouble,) = troubles_of(whole)
     where = "applications.0.deployments.0.autoscaling_config.policy.policy_function: must be"
     assert trouble.startswith(where)

@@ -100,6 +100,7 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- if $target.autoscaling -}}
 {{- $scaling := dict "defaults" $defaults "autoscaling" $target.autoscaling "batch" $batch -}}
 {{- $_ := set $deployment "autoscaling_config" (include "s2d.autoscaling" $scaling | fromJson) -}}
+{{- $_ := set $deployment "graceful_shutdown_timeout_s" (dig "drain_s" $defaults.drainS $target.autoscaling) -}}
 {{- else -}}
 {{- $_ := set $deployment "num_replicas" ($target.num_replicas | default $defaults.target.num_replicas) -}}
 {{- end -}}
@@ -116,7 +117,7 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- define "s2d.autoscaling" -}}
 {{- $tokens := .autoscaling.target_outstanding_tokens -}}
 {{- $options := deepCopy .defaults.autoscaling -}}
-{{- range $key, $value := omit .autoscaling "target_outstanding_tokens" -}}
+{{- range $key, $value := omit .autoscaling "target_outstanding_tokens" "drain_s" -}}
 {{- if ne (kindOf $value) "invalid" -}}
 {{- $_ := set $options $key $value -}}
 {{- end -}}
