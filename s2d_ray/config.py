@@ -115,6 +115,11 @@ class HttpConfig(Section):
     num_routers: int = Field(1, ge=1, description="Replicas of the router.")
 
     @property
+    def max_admitted(self) -> int:
+        """Requests that the ledger takes: below what Serve does, so that the ledger refuses."""
+        return max(1, self.max_open_requests * 7 // 8)
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the API."""
         return _is_loopback(self.host)

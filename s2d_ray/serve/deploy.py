@@ -144,8 +144,8 @@ def _ledger(config: AppConfig, tenancy: TenancyConfig) -> dict[str, Any]:
         "import_path": f"{APPS}:build_ledger",
         "args": {
             "tenancy": as_written(tenancy),
-            # Below what Serve takes, so that the ledger refuses, not the proxy's plain text.
-            "max_open": max(1, config.http.max_open_requests * 7 // 8),
+            # Else the proxy would refuse, in plain text.
+            "max_open": config.http.max_admitted,
             "batch_slots": {name: target.max_batch for name, target in config.targets.items()},
         },
         "deployments": [
