@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from s2d_ray.config import DraftConfig, HttpConfig, TargetConfig
+from s2d_ray.config import DraftConfig, HttpConfig, TargetConfig, TenancyConfig
 from s2d_ray.kube.values import ChartValues
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +34,7 @@ DEFAULTS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
             *("max_batch", "max_waiting", "num_replicas"),
         ),
     ),
+    "tenancy": (TenancyConfig, ("max_wait_s",)),
 }
 """Defaults of `config` that the Serve document names although nobody wrote them."""
 
