@@ -104,7 +104,7 @@ class State(Values):
     existing_claim: str = Field(
         "", description="A claim of yours; without one all ends with the pod."
     )
-    size: Quantity = Field("2Gi", description="Bound of an emptyDir; both logs take 1.2 GB at most.")
+    size: Quantity = Field("2Gi", description="Bound of an emptyDir; logs take up to 1.2 GB.")
 
 
 class ControlGroup(Group):
@@ -142,8 +142,7 @@ class Secrets(Values):
 
     tenants: SecretName = Field(
         SecretName(),
-        description="The tenants file, its name in `config.tenancy.file` the key; "
-        "`s2d kube tenants sync` keeps it.",
+        description="The tenants file, key `tenants.yaml`; `s2d kube tenants sync` keeps it.",
     )
     test_key: SecretName = Field(
         SecretName(), description="An API key, key `key`, for `helm test`; needed with tenants."

@@ -41,7 +41,11 @@ def test_the_tenants_file_is_a_secret_mounted_as_a_folder_that_is_updated() -> N
     assert mount["readOnly"]
     assert "subPath" not in mount
     secret = volume(pod, mount["name"])["secret"]
-    assert secret == {"secretName": "s2d-tenants", "defaultMode": 0o440}
+    assert secret == {
+        "secretName": "s2d-tenants",
+        "defaultMode": 0o440,
+        "items": [{"key": "tenants.yaml", "path": "tenants.yaml"}],
+    }
     [ledger] = [
         app
         for app in serve_document(manifests("multi-tenant"))["applications"]

@@ -24,7 +24,7 @@ LAYERS = {
     "engine": {"core", "models", "engine", "config", "errors"},
     "policy": {"policy", "errors"},
     "train": {"core", "models", "engine", "train", "config", "errors", "cli"},
-    "kube": {"kube", "config", "errors"},
+    "kube": {"kube", "config", "errors", "tenants"},
 }
 """What each package may import of our own; a layer sees itself and those below."""
 

@@ -13,6 +13,8 @@ by subPath it would never be updated.
   secret:
     secretName: {{ .Values.secrets.tenants.existingSecret | quote }}
     defaultMode: 0440
+    items:
+      - {key: tenants.yaml, path: {{ base .Values.config.tenancy.file | quote }}}
 - name: state
 {{- with .Values.control.state }}
 {{- if .existingClaim }}
