@@ -37,6 +37,7 @@ FREE_OF_TORCH = [
     "preflight.py",
     "tenants.py",
     "core/cascade.py",
+    "core/cores.py",
     "core/hashing.py",
     "core/params.py",
     "engine/messages.py",
