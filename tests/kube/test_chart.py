@@ -331,7 +331,7 @@ def test_the_chart_is_of_this_version() -> None:
 def test_a_preset_serves_what_its_config_in_deployments_serves(
     preset: str, deployment: str
 ) -> None:
-    """They differ in where they listen, whom they ask, placements, and threads."""
+    """They differ in where they listen, whom they ask, and in placements."""
     values = yaml.safe_load((CHART / "presets" / f"{preset}.yaml").read_text())
     config = ChartValues.model_validate(values).config
     ours, theirs = (
@@ -340,7 +340,6 @@ def test_a_preset_serves_what_its_config_in_deployments_serves(
     )
     for tree in (ours, theirs):
         for section in (tree["draft"], *tree["targets"].values()):
-            section.pop("num_threads")
             section.pop("placement", None)
     assert ours == theirs
 
