@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -389,19 +389,42 @@ def test_credentials_that_are_not_known_are_one_line(
     assert error.endswith("the cluster does not accept these credentials; log in again")
 
 
+def helm_for(server: Server, folder: Path) -> Callable[..., str]:
+    """Helm for a server; what it keeps of its own lies in the folder."""
+    environment = os.environ | {
+        f"HELM_{use}_HOME": str(folder / use) for use in ("CACHE", "CONFIG", "DATA")
+    }
+
+    def helm(*arguments: str) -> str:
+        command = [tool("helm"), "--kubeconfig", str(server.kubeconfig), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return helm
+
+
+def test_helm_installs_tenants_and_says_what_they_need(kuberay: Server, tmp_path: Path) -> None:
+    """The Ingress is taken too; the notes name the Secret, and what is missing."""
+    helm = helm_for(kuberay, tmp_path)
+    preset = str(CHART / "presets" / "multi-tenant.yaml")
+    values = ("-f", preset, "--set", f"image.repository={IMAGE}", NO_BUDGET)
+    notes = helm("install", "s2d-ray", str(CHART), *values)
+    assert "`s2d kube tenants sync s2d-tenants -n default`" in notes
+    assert "asks nobody" not in notes
+    assert "`helm test` fails until" not in notes
+    lacking = "--set=secrets.testKey.existingSecret=,control.state.existingClaim="
+    notes = helm("upgrade", "s2d-ray", str(CHART), *values, lacking)
+    assert "`helm test` fails until secrets.testKey.existingSecret" in notes
+    assert "control.state.existingClaim names no claim" in notes
+    helm("uninstall", "s2d-ray")
+
+
 def test_helm_installs_upgrades_rolls_back_and_uninstalls(
     kuberay: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Only ordinary switches differ from the preset as it is."""
-    environment = os.environ | {
-        f"HELM_{use}_HOME": str(tmp_path / use) for use in ("CACHE", "CONFIG", "DATA")
-    }
-
-    def helm(*arguments: str) -> str:
-        command = [tool("helm"), "--kubeconfig", str(kuberay.kubeconfig), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    helm = helm_for(kuberay, tmp_path)
 
     def max_batch() -> Any:
         text = cluster_of(kuberay).service("s2d-ray")["spec"]["serveConfigV2"]

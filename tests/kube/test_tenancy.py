@@ -28,6 +28,7 @@ def mounts_of(container: Manifest) -> dict[str, Manifest]:
 
 
 def volume(pod: Manifest, name: str) -> Manifest:
+    found: Manifest
     [found] = [item for item in pod["volumes"] if item["name"] == name]
     return found
 
