@@ -195,6 +195,7 @@ def test_ray_s_head_starts_in_it(image: Root, config: Path) -> None:
     """As user 1000 too, with nothing to write to but the pod's volumes."""
     start = "ray start --head --node-ip-address=127.0.0.1 --num-cpus=0"
     start += " --object-store-memory=104857600"
-    done = image.run(config, "bash", "-c", f"{start} && ray status")
+    until = "timeout 120 bash -c 'until ray status | grep \"Total Usage\"; do sleep 1; done'"
+    done = image.run(config, "bash", "-c", f"{start} && {until}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Total Usage:" in done.stdout
