@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the image's content, as root in a bare Debian 12: `build.sh [INDEX OF TORCH'S CPU BUILDS]`.
-# The checkout it belongs to lies where it will stay; no model comes in.
+# The checkout it belongs to lies where it will stay; no model is fetched.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 
