@@ -132,7 +132,7 @@ class EngineConfig(Section):
     precision: Precision = Field(
         "float32", description="int8 runs on the CPU only. A draft's errors cost guesses, not text."
     )
-    num_threads: int = Field(0, ge=0, description="Threads of a forward; 0 means all cores.")
+    num_threads: int = Field(0, ge=0, description="Threads of a forward; 0: all cores it may use.")
 
     @model_validator(mode="after")
     def _int8_on_cpu(self) -> EngineConfig:

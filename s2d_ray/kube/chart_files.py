@@ -23,6 +23,7 @@ from s2d_ray.config import (
     DraftConfig,
     HttpConfig,
     TargetConfig,
+    TenancyConfig,
 )
 from s2d_ray.kube.values import ChartValues
 
@@ -42,6 +43,7 @@ DEFAULTS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
             *("max_batch", "max_waiting", "num_replicas"),
         ),
     ),
+    "tenancy": (TenancyConfig, ("max_wait_s", "local_texts")),
 }
 """Defaults of `config` that the Serve document names although nobody wrote them."""
 

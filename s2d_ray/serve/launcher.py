@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 
 from s2d_ray.config import AppConfig, HttpConfig, load_config
+from s2d_ray.core.cores import usable_cores
 from s2d_ray.errors import ConfigError, RunError
 from s2d_ray.preflight import bind_alone
 from s2d_ray.serve import run_file
@@ -169,7 +170,7 @@ def set_environment(temp_dir: Path) -> None:
         "RAY_AUTH_TOKEN_PATH": str(token_path),
         "RAY_SERVE_LOG_TO_STDERR": "0",
         # Left unset, Ray makes it 1 for every actor that asks for less than two CPUs.
-        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        "OMP_NUM_THREADS": str(usable_cores()),
     }
     os.environ |= ENVIRONMENT
 

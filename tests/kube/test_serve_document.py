@@ -16,6 +16,7 @@ from s2d_ray.serve.strict import troubles_of
 from tests.kube.rendering import PRESETS, manifests, serve_document
 
 HTTP: dict[str, Any] = {"host": "0.0.0.0", "allow_unauthenticated": True}
+TENANCY: dict[str, Any] = {"file": "/etc/keys/t.yaml", "state_dir": "/var/lib/state"}
 GROUP = {"min": 1, "max": 2, "resources": {"limits": {"cpu": 2, "memory": "2Gi"}}}
 GPU_GROUP = GROUP | {"resources": {"limits": {"cpu": 2, "memory": "2Gi", "nvidia.com/gpu": 4}}}
 
@@ -85,6 +86,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
             },
         },
     },
+    "tenants, and keys that stand outside of their arguments": {
+        "http": {"host": "0.0.0.0", "max_open_requests": 1},
+        "targets": {
+            "a": {"model": "folder", "placement": "p", "max_batch": 3},
+            "b": {"model": "folder", "placement": "p"},
+        },
+        "tenancy": TENANCY | {"max_waiting_bytes": 1_000_000, "max_wait_s": 2.5},
+    },
+    "tenants by default": {
+        "http": {"host": "0.0.0.0"},
+        "targets": {"a": {"model": "folder", "placement": "p"}},
+        "tenancy": TENANCY,
+    },
     "texts that YAML might read otherwise": {
         "http": HTTP,
         "targets": {"1e3": {"model": "0x10 <&> ü: #'\"", "placement": "p"}},
@@ -150,6 +164,8 @@ def from_serve(config: dict[str, Any], *, gpus: bool = False) -> dict[str, Any]:
 def from_chart(config: dict[str, Any], tmp_path: Path, group: dict[str, Any]) -> dict[str, Any]:
     """The document made of these values alone, as a user's file."""
     values = {"config": config, "placements": {"p": group, "q": group}, "draft": group_of(group)}
+    if "tenancy" in config:
+        values["secrets"] = {"tenants": {"existingSecret": "tenants"}}
     file = tmp_path / "values.yaml"
     file.write_text(json.dumps(values))
     return serve_document(manifests(str(file)))
