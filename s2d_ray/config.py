@@ -154,7 +154,7 @@ class AutoscalingConfig(Section):
     target_ongoing_requests: float | None = Field(
         None,
         gt=0,
-        description="Requests a replica should carry, running and waiting; by default `max_batch`.",
+        description="Requests a replica should carry, run or wait; by default ¾ of `max_batch`.",
     )
     target_outstanding_tokens: int | None = Field(
         None,
@@ -196,13 +196,20 @@ class AutoscalingConfig(Section):
             )
         return self
 
+    def carried_requests(self, max_batch: int) -> float:
+        """What a replica should carry if requests are counted: less than a full batch by default,
+        since replicas that are full while they carry what they should make what comes next wait.
+        """
+        return self.target_ongoing_requests or float(max(1, 3 * max_batch // 4))
+
     def serve_options(self, max_batch: int) -> dict[str, Any]:
         """Serve's `autoscaling_config`; whole, since in a document it replaces what code says."""
         options = self.model_dump(
             exclude_none=True, exclude={"target_outstanding_tokens", "drain_s"}
         )
         tokens = self.target_outstanding_tokens
-        options.setdefault("target_ongoing_requests", float(tokens or max_batch))
+        carried = float(tokens) if tokens else self.carried_requests(max_batch)
+        options["target_ongoing_requests"] = carried
         # Deprecated, and the one that works: Ray 2.60 defines its two variables, unused.
         options["metrics_interval_s"] = PUSH_INTERVAL_S
         options["policy"] = {"policy_function": BY_TOKENS if tokens else BY_REQUESTS}

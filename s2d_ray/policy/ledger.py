@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from s2d_ray.policy.accounts import Account, amounts
 from s2d_ray.policy.fair_queue import Ask, FairQueue
 from s2d_ray.policy.limits import Allowance, Limits, Reason, Refusal
+from s2d_ray.policy.waiting import Waiting
 
 LAPSE_S = 5.0
 RECOVERY_S = 2.0
@@ -111,8 +113,9 @@ class Ledger:
             name: Account(limits, now_s, levels.get(name, {})) for name, limits in tenants.items()
         }
         self._queues: dict[str, FairQueue] = {}
-        self._waiting: dict[str, Ask] = {}
-        self._open: dict[str, _Open] = {}
+        self._waiting = Waiting()
+        self._open: dict[str, _Open] = {}  # those renewed longest ago come first
+        self._running: Counter[str] = Counter()  # texts, by target
         self._slots: dict[str, int] = {}
         self._refusals: list[Refusal] = []
         self.counters: Counter[str] = Counter()
@@ -124,7 +127,7 @@ class Ledger:
 
     def running(self, target: str) -> int:
         """Granted texts of a target that have not ended."""
-        return sum(o.grant.num_texts for o in self._open.values() if o.grant.target == target)
+        return self._running[target]
 
     def held(self, target: str) -> Held:
         """What waits for a target and could run if it had room.
@@ -133,7 +136,7 @@ class Ledger:
         """
         num_texts: Counter[str] = Counter()
         tokens = 0
-        for ask in self._waiting.values():
+        for ask in self._waiting:
             account = self._accounts[ask.tenant]
             if ask.target == target and account.has_room(num_texts[ask.tenant] + ask.num_texts):
                 num_texts[ask.tenant] += ask.num_texts
@@ -157,7 +160,7 @@ class Ledger:
             if ask.tenant in self._accounts:
                 self._push(ask)
             else:
-                del self._waiting[ask.id]
+                self._waiting.remove(ask)
                 self._refuse(ask, Reason.UNKNOWN_TENANT, now_s)
 
     def set_slots(self, batch_slots: Mapping[str, int]) -> None:
@@ -178,7 +181,7 @@ class Ledger:
             return
         account.take(ask.tokens, now_s)
         account.num_waiting += 1
-        self._waiting[ask.id] = ask
+        self._waiting.add(ask)
         self._push(ask)
 
     def cancel(self, ask_id: str, now_s: float) -> None:
@@ -205,13 +208,14 @@ class Ledger:
         """
         for grant in grants:
             if self._is_open(grant, now_s):
-                self._open[grant.id].renewed_s = now_s
+                entry = self._open.pop(grant.id)
+                entry.renewed_s = now_s
+                self._open[grant.id] = entry
 
     def decide(self, now_s: float) -> list[Granted | Refusal]:
         """All decisions that are due: refusals, expired requests, lapsed grants, new grants."""
-        for entry in [o for o in self._open.values() if now_s - o.renewed_s > LAPSE_S]:
-            self._lapse(entry.grant)
-        for ask in [ask for ask in self._waiting.values() if ask.deadline_s <= now_s]:
+        self._lapse_old(now_s)
+        for ask in self._waiting.expired(now_s):
             self._leave(ask, now_s)
             self._refuse(ask, Reason.DEADLINE, now_s)
         refusals, self._refusals = self._refusals, []
@@ -226,7 +230,7 @@ class Ledger:
     def snapshot(self, now_s: float) -> Snapshot:
         """What the next ledger needs."""
         levels = {name: account.levels(now_s) for name, account in self._accounts.items()}
-        for ask in self._waiting.values():
+        for ask in self._waiting:
             for kind in levels[ask.tenant]:
                 levels[ask.tenant][kind] += amounts(ask.tokens)[kind]
         return Snapshot(levels, [*self._paid, *self._open][-REMEMBERED:], list(self._closed))
@@ -235,8 +239,7 @@ class Ledger:
         """Why a request cannot be taken whatever its tenant has left."""
         if len(self._open) + len(self._waiting) >= self._bounds.max_open:
             return Reason.SERVICE_FULL
-        held = sum(waiting.num_bytes for waiting in self._waiting.values())
-        if held + ask.num_bytes > self._bounds.max_waiting_bytes:
+        if self._waiting.num_bytes + ask.num_bytes > self._bounds.max_waiting_bytes:
             return Reason.SERVICE_FULL
         account = self._accounts.get(ask.tenant)
         if account is None:
@@ -247,12 +250,12 @@ class Ledger:
         for target, queue in self._queues.items():
             while (ask := queue.head(self._may_run)) is not None and self._fits(ask):
                 queue.grant(ask)
-                del self._waiting[ask.id]
+                self._waiting.remove(ask)
                 account = self._accounts[ask.tenant]
                 account.num_waiting -= 1
                 account.num_running += ask.num_texts
                 grant = Grant(ask.id, ask.tenant, target, ask.tokens, ask.num_texts, self._life)
-                self._open[grant.id] = _Open(grant, now_s)
+                self._begin(grant, now_s)
                 self.counters["granted"] += 1
                 yield Granted(grant, now_s - ask.arrived_s, account.allowances(now_s))
 
@@ -272,7 +275,7 @@ class Ledger:
 
     def _leave(self, ask: Ask, now_s: float) -> None:
         self._queues[ask.target].drop(ask)
-        del self._waiting[ask.id]
+        self._waiting.remove(ask)
         account = self._accounts[ask.tenant]
         account.num_waiting -= 1
         account.give_back(ask.tokens, now_s)
@@ -296,7 +299,7 @@ class Ledger:
 
     def _adopt(self, grant: Grant, now_s: float) -> None:
         """Take over a grant of another life, and charge it unless the snapshot has done so."""
-        self._open[grant.id] = _Open(grant, now_s)
+        self._begin(grant, now_s)
         is_paid = grant.id in self._paid
         self._paid.pop(grant.id, None)
         account = self._accounts.get(grant.tenant)
@@ -306,15 +309,21 @@ class Ledger:
                 account.owe(grant.tokens, now_s)
         self.counters["adopted"] += 1
 
+    def _begin(self, grant: Grant, now_s: float) -> None:
+        self._open[grant.id] = _Open(grant, now_s)
+        self._running[grant.target] += grant.num_texts
+
     def _close(self, grant: Grant) -> None:
-        del self._open[grant.id]
+        begun = self._open.pop(grant.id).grant
+        self._running[begun.target] -= begun.num_texts
         self._closed[grant.id] = None
         if len(self._closed) > REMEMBERED:
             del self._closed[next(iter(self._closed))]
 
-    def _lapse(self, grant: Grant) -> None:
-        self._close(grant)
-        account = self._accounts.get(grant.tenant)
-        if account is not None:
-            account.num_running -= grant.num_texts
-        self.counters["lapsed"] += 1
+    def _lapse_old(self, now_s: float) -> None:
+        for entry in list(takewhile(lambda o: now_s - o.renewed_s > LAPSE_S, self._open.values())):
+            self._close(entry.grant)
+            account = self._accounts.get(entry.grant.tenant)
+            if account is not None:
+                account.num_running -= entry.grant.num_texts
+            self.counters["lapsed"] += 1

@@ -100,7 +100,7 @@ def _scaling(config: TargetConfig, scaling: AutoscalingConfig, by: ScaleBy | Non
     if by is ScaleBy.TOKENS:
         per_replica = float(tokens or config.max_batch * config.default_max_tokens)
     else:
-        per_replica = scaling.target_ongoing_requests or float(config.max_batch)
+        per_replica = scaling.carried_requests(config.max_batch)
     rhythm = Rhythm(
         scaling.look_back_period_s,
         scaling.upscale_delay_s,

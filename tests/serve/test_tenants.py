@@ -308,11 +308,14 @@ def test_a_burst_wakes_a_target_to_three_replicas_that_then_go(site: Site) -> No
     assert site.http.get("/health").json()["targets"]["sleeper"]["ready"]
     done = threading.Event()
 
-    def ask_on() -> set[int]:
-        statuses = set()
+    def ask_on() -> set[str]:
+        """-> the refusals"""
+        refusals = set()
         while not done.is_set():
-            statuses.add(site.ask("steady", 100, model="sleeper").status_code)
-        return statuses
+            answer = site.ask("steady", 100, model="sleeper")
+            if answer.status_code != 200:
+                refusals.add(answer.text)
+        return refusals
 
     with ThreadPoolExecutor(12) as pool:
         asked = [pool.submit(ask_on) for _ in range(12)]
@@ -321,7 +324,7 @@ def test_a_burst_wakes_a_target_to_three_replicas_that_then_go(site: Site) -> No
             wait_for(3)
         finally:
             done.set()
-        assert set[int]().union(*(future.result() for future in asked)) == {200}
+        assert not set[str]().union(*(future.result() for future in asked))
     wait_for(1)
     wait_for(0)
     print(f"seconds and running replicas: {seen}")

@@ -144,7 +144,7 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- $_ := set $options $key $value -}}
 {{- end -}}
 {{- end -}}
-{{- $_ := set $options "target_ongoing_requests" (coalesce $tokens .autoscaling.target_ongoing_requests .batch) -}}
+{{- $_ := set $options "target_ongoing_requests" (coalesce $tokens .autoscaling.target_ongoing_requests (max 1 (div (mul 3 .batch) 4))) -}}
 {{- $_ := set $options "policy" (dict "policy_function" (ternary .defaults.policies.tokens .defaults.policies.requests (not (empty $tokens)))) -}}
 {{- $options | toJson -}}
 {{- end -}}
