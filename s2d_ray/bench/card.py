@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-from pathlib import Path
 
 import torch
 import transformers
 
+from s2d_ray.bench.checkout import commit, cpu_model
 from s2d_ray.config import AppConfig
 from s2d_ray.models.sources import GgufFile, LocalFolder, parse_source
-
-PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def host_card(config: AppConfig) -> dict[str, str]:
@@ -28,26 +25,6 @@ def host_card(config: AppConfig) -> dict[str, str]:
         "config": config_hash(config),
         "target": f"{model_name(target.model)}: {target.precision}",
     }
-
-
-def cpu_model() -> str:
-    """The CPU's name as Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown"
-
-
-def commit() -> str:
-    """The checkout's commit, "-dirty" if files differ from it; "unknown" outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def model_name(source: str) -> str:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from s2d_ray.bench.card import PACKAGE, commit, cpu_model
+from s2d_ray.bench.checkout import PACKAGE, commit, cpu_model
 from s2d_ray.bench.exact_cases import (
     PROMPTS,
     Comparison,

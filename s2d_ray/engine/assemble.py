@@ -69,6 +69,7 @@ class Target:
         return EngineStatus(
             self.bitwise_exact,
             self.batch.queue_depth,
+            self.batch.outstanding_tokens,
             self.loop.silent_s,
             dict(self.batch.counters),
         )

@@ -166,6 +166,7 @@ def test_check_tells_what_each_change_from_another_config_restarts(
     assert [line.partition(";")[0] for line in told] == [
         "targets.a.max_waiting: application target-a: restart",
         "targets.a.num_replicas: application target-a: in place",
+        "targets.a.num_replicas: application router: live",
     ]
     told = RUNNER.invoke(cli.app, ["check", "--diff", str(new), str(new)]).stdout.splitlines()[1:]
     assert told == ["nothing changes"]
@@ -291,7 +292,7 @@ def test_an_open_api_is_warned_of_at_the_start_and_again_and_again(
     ]:
         clock_s = 0.0
         with pytest.raises(launcher.Stop):
-            launcher.watch(launcher.warning_of(http))
+            launcher.watch(launcher.warning_of(http), lambda: None)
         assert capsys.readouterr().out.count("WARNING: whoever reaches 0.0.0.0:8000") == times
 
 

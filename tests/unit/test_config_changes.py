@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import types
 from collections.abc import Collection, Iterator
 from functools import cache
@@ -30,10 +31,18 @@ BASE: dict[str, Any] = {
     "http": {"allow_unauthenticated": True},
     "plan": {},
     "draft": {"base": "hub:a/b"},
-    "targets": {"a": {"model": "hub:a/b"}, "b": {"model": "hub:a/b"}},
+    "targets": {
+        "a": {"model": "hub:a/b"},
+        "b": {"model": "hub:a/b"},
+        "scaled": {"model": "hub:a/b", "autoscaling": {"max_replicas": 4}},
+    },
     "tenancy": {"file": "tenants.yaml", "state_dir": "state"},
+    "routing": {"targets": {"a": {}}},
 }
 """Every section is written, so that each of its keys can change alone."""
+
+NOT_BY_ARGUMENTS = {"targets.a.placement", "targets.scaled.autoscaling.target_outstanding_tokens"}
+"""Keys that restart a target by the options of its deployment: another place, another policy."""
 
 DROP = object()
 OTHERS: dict[str, dict[str, Any]] = {
@@ -46,6 +55,12 @@ OTHERS: dict[str, dict[str, Any]] = {
     "draft.checkpoint": {"base": DROP, "checkpoint": "folder"},
     "targets.a.model": {"model": "hub:a/c"},
     "targets.a.placement": {"placement": "big"},
+    "targets.scaled.autoscaling.max_replicas": {"max_replicas": 5},
+    "targets.scaled.autoscaling.target_ongoing_requests": {"target_ongoing_requests": 3},
+    "targets.scaled.autoscaling.target_outstanding_tokens": {"target_outstanding_tokens": 9_000},
+    "targets.scaled.autoscaling.downscale_to_zero_delay_s": {"downscale_to_zero_delay_s": 5},
+    "routing.splits": {"splits": {"both": {"a": 1}}},
+    "routing.plans": {"plans": [{"plan": {"max_proposal": 2}}]},
     "tenancy.file": {"file": "others.yaml"},
     "tenancy.state_dir": {"state_dir": "elsewhere"},
     **{f"{where}.device": {"device": "cpu"} for where in ("draft", "targets.a")},
@@ -64,13 +79,14 @@ def section_in(annotation: Any) -> type[Section] | None:
 
 
 def keys_of(section: type[Section], where: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Path and field of every key; of the targets, those of the one named `a`."""
+    """Path and field of every key; of the targets, those of `a`, and of `scaled` how it scales."""
     for name, field in section.model_fields.items():
         inner, path = section_in(field.annotation), f"{where}{name}"
         if get_origin(field.annotation) is dict:
-            inner, path = section_in(get_args(field.annotation)[1]), f"{path}.a"
+            inner = section_in(get_args(field.annotation)[1])
+            path = path if inner is None else f"{path}.a"
         if inner is not None:
-            yield from keys_of(inner, f"{path}.")
+            yield from keys_of(inner, f"{path}.".replace("a.autoscaling", "scaled.autoscaling"))
         elif path != "version":  # there is only one
             yield path, field
 
@@ -154,7 +170,7 @@ def named(steps: list[ConfigChange], effect: Effect) -> set[str]:
 
 @pytest.mark.parametrize("path", KEYS)
 def test_what_is_said_to_restart_is_what_serve_would_restart(path: str) -> None:
-    """For every key there is. And a restart that is not asked for by arguments is a placement's."""
+    """For every key there is; and all but two restart what their arguments are in."""
     old, new = changed(()), changed([path])
     assert old != new
     steps = list(config_changes(old, new))
@@ -171,10 +187,8 @@ def test_what_is_said_to_restart_is_what_serve_would_restart(path: str) -> None:
         for was, becomes in zip(before, after, strict=True)
         if was["args"] != becomes["args"]
     }
-    assert restarted - by_arguments == (
-        {"application target-a"} if path == "targets.a.placement" else set()
-    )
     assert by_arguments <= restarted
+    assert (by_arguments != restarted) == (path in NOT_BY_ARGUMENTS)
 
 
 @settings(max_examples=15, deadline=None)
@@ -183,6 +197,8 @@ def test_the_steps_together_restart_what_the_whole_change_restarts(paths: set[st
     """`base` gives way to `checkpoint` in one step, whatever else changes."""
     if {"draft.base", "draft.checkpoint"} <= paths:
         paths.discard("draft.base")
+    if "targets.scaled.autoscaling.target_outstanding_tokens" in paths:
+        paths.discard("targets.scaled.autoscaling.target_ongoing_requests")
     old, new = changed(()), changed(paths)
     steps = list(config_changes(old, new))
     assert named(steps, Effect.RESTART) == restarted_by_serve(new)
@@ -203,30 +219,29 @@ def test_serve_replaces_no_replica_for_the_options_that_count_as_in_place() -> N
 def class_of(path: str) -> str:
     """What the documentation says of a key; the ledger is there only with tenants."""
     [step] = config_changes(changed(()), changed([path]))
-    restarted = {
-        name: f"application {name}" in named([step], Effect.RESTART)
-        for name in ("draft", "router", "target-a", "target-b", "ledger")
-    }
-    targets = {(True, True): "all targets", (True, False): "the target", (False, False): ""}
+    restarted = {what.removeprefix("application ") for what in named([step], Effect.RESTART)}
+    targets = {name for name in restarted if name.startswith("target-")}
     told = [
-        "the draft" if restarted["draft"] else "",
-        targets[restarted["target-a"], restarted["target-b"]],
-        "the router" if restarted["router"] else "",
-        "the ledger" if restarted["ledger"] else "",
+        "the draft" if "draft" in restarted else "",
+        {0: "", 1: "the target"}.get(len(targets), "all targets"),
+        "the router" if "router" in restarted else "",
+        "the ledger" if "ledger" in restarted else "",
     ]
     if named([step], Effect.NEXT_CLUSTER):
         return "new cluster"
     if any(told):
         return "restart of " + " and ".join(filter(None, told))
-    [effect] = {change.effect for change in step.changes}
-    return effect.partition(";")[0]
+    effects = {change.effect for change in step.changes}
+    return (Effect.IN_PLACE if Effect.IN_PLACE in effects else Effect.LIVE).partition(";")[0]
 
 
 def table() -> str:
     """The table in docs/configuration.md."""
     rows: dict[str, list[str]] = {}
     for path in KEYS:
-        rows.setdefault(class_of(path), []).append(path.replace("targets.a.", "targets.NAME."))
+        rows.setdefault(class_of(path), []).append(
+            re.sub(r"targets\.(a|scaled)\.", "targets.NAME.", path)
+        )
     lines = ["| class | keys |", "|---|---|"]
     for name in sorted(rows):
         keys = ", ".join(f"`{key}`" for key in rows[name])
@@ -252,7 +267,8 @@ def steps_to(**sections: Any) -> dict[tuple[str, ...], dict[str, Effect]]:
 
 
 def test_targets_come_and_go_and_no_other_target_restarts() -> None:
-    steps = steps_to(targets={"a": BASE["targets"]["a"], "c": {"model": "hub:a/b", "max_batch": 4}})
+    kept = {name: BASE["targets"][name] for name in ("a", "scaled")}
+    steps = steps_to(targets={**kept, "c": {"model": "hub:a/b", "max_batch": 4}})
     assert set(steps) == {("targets.b",), ("targets.c",)}
     assert steps["targets.b",]["target-b"] is Effect.ENDED
     assert steps["targets.c",]["target-c"] is Effect.STARTED

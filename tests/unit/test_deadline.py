@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from s2d_ray.config import HttpConfig
 from s2d_ray.engine.messages import Delta, Prompt, Started, Tokens
 from s2d_ray.serve.ingress import build_app
-from tests.fakes_http import PLAN, FakeBackend, call, events, post
+from tests.fakes_http import FakeBackend, call, events, post
 
 SHORT = HttpConfig().model_copy(update={"max_request_s": 0.05})
 
@@ -26,7 +26,7 @@ class Silent(FakeBackend):
 
 
 def app_over(backend: FakeBackend) -> FastAPI:
-    return build_app(backend, SHORT, PLAN)
+    return build_app(backend, SHORT)
 
 
 def assert_told(response: httpx.Response) -> None:

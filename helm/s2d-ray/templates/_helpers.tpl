@@ -45,7 +45,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "s2d.drain" -}}
 {{- $defaults := .Files.Get "files/defaults.json" | fromJson -}}
 {{- $longest := dig "max_request_s" $defaults.http.max_request_s (.Values.config.http | default dict) | int -}}
-{{- add $longest $defaults.closing_s -}}
+{{- add $longest $defaults.closingS -}}
 {{- end -}}
 
 {{- define "s2d.port" -}}
