@@ -60,6 +60,7 @@ def test_the_command_is_named_as_the_project_says() -> None:
         "pack-draft",
         "models",
         "bench",
+        "simulate",
         "kube",
         "tenant",
     }

@@ -154,7 +154,7 @@ def test_serve_takes_every_option_and_defaults_to_three_quarters_of_a_batch() ->
     assert taken["policy"]["policy_function"] == BY_REQUESTS
     assert (taken["target_ongoing_requests"], taken["metrics_interval_s"]) == (3, PUSH_INTERVAL_S)
     assert (taken["min_replicas"], taken["max_replicas"]) == (0, 3)
-    assert deployment["graceful_shutdown_timeout_s"] == 300
+    assert deployment["graceful_shutdown_timeout_s"] == 605
 
 
 @pytest.mark.parametrize(
