@@ -8,7 +8,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import pytest
 import ray
 
 from s2d_ray.core.hashing import choice_seed
@@ -16,26 +15,26 @@ from s2d_ray.serve import deploy
 from tests.serve.service import PROMPTS, TARGETS, Ask, Service, ids_of, text_of
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_the_openai_client_gets_paris_whole_and_streamed(service: Service, target: str) -> None:
+def test_the_openai_client_gets_paris_whole_and_streamed(service: Service) -> None:
     """A real client, unchanged, against both targets; the streamed text is the whole text."""
-    ask = {
-        "model": target,
-        "messages": [{"role": "user", "content": "What is the capital of France?"}],
-        "temperature": 0,
-        "max_tokens": 24,
-    }
-    whole = service.openai.chat.completions.create(**ask)
-    stream = service.openai.chat.completions.create(
-        **ask, stream=True, stream_options={"include_usage": True}
-    )
-    chunks = list(stream)
-    joined = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
-    assert "Paris" in joined
-    assert joined == whole.choices[0].message.content
-    assert whole.choices[0].finish_reason == "stop"
-    assert chunks[-1].usage is not None
-    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    for target in TARGETS:
+        ask = {
+            "model": target,
+            "messages": [{"role": "user", "content": "What is the capital of France?"}],
+            "temperature": 0,
+            "max_tokens": 24,
+        }
+        whole = service.openai.chat.completions.create(**ask)
+        stream = service.openai.chat.completions.create(
+            **ask, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = list(stream)
+        joined = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+        assert "Paris" in joined
+        assert joined == whole.choices[0].message.content
+        assert whole.choices[0].finish_reason == "stop"
+        assert chunks[-1].usage is not None
+        assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
 def test_a_seed_gives_one_text_whatever_the_mode_and_the_load(service: Service) -> None:
@@ -125,7 +124,7 @@ def test_traces_name_the_writer_of_every_token(service: Service) -> None:
     assert accepted == details["accepted_prediction_tokens"]
 
 
-def test_health_models_and_request_ids(service: Service) -> None:
+def test_health_models_request_ids_and_metrics(service: Service) -> None:
     """What operators and clients look at first; each answer names one request id."""
     health = service.health()
     assert health["status"] == "ok"
@@ -136,6 +135,12 @@ def test_health_models_and_request_ids(service: Service) -> None:
     assert answer.status_code == 404
     assert answer.headers.get_list("x-request-id") == ["mine-1"]
     assert answer.json()["error"]["code"] == "model_not_found"
+
+    def told() -> bool:
+        text = service.http.get("/metrics").text
+        return "# 1 of 1 nodes answered" in text and "ray_serve_" in text
+
+    service.wait_until(told, "metrics of Serve from the one node, without a dashboard")
 
 
 def test_bad_input_is_refused_by_name_and_harms_nothing(service: Service) -> None:
@@ -165,8 +170,10 @@ def test_bad_input_is_refused_by_name_and_harms_nothing(service: Service) -> Non
     assert service.ask(Ask(TARGETS[0], "Hello", max_tokens=2))["usage"]["completion_tokens"] == 2
 
 
-def test_choices_and_prompts_are_written_as_each_alone(service: Service) -> None:
-    """Choice i of prompt j has its own seed, which a request of its own can be given."""
+def test_choices_prompts_and_tokens_are_as_each_alone(service: Service) -> None:
+    """Choice i of prompt j has its own seed, which a request of its own can be given; a prompt is
+    tokenised by its target, and back.
+    """
     body = {"model": TARGETS[0], "max_tokens": 8, "s2d": {"mode": "off"}}
     prompts = ["Once upon a time", "The sky is"]
     many = service.http.post("/v1/completions", json=body | {"prompt": prompts, "n": 2, "seed": 5})
@@ -176,9 +183,6 @@ def test_choices_and_prompts_are_written_as_each_alone(service: Service) -> None
         alone = body | {"prompt": prompts[j], "seed": choice_seed(5, j, i)}
         reply = service.http.post("/v1/completions", json=alone).json()
         assert reply["choices"][0]["text"] == text
-
-
-def test_a_prompt_is_tokenised_by_its_target_and_back(service: Service) -> None:
     body = {"model": TARGETS[0], "prompt": "Grüße", "return_token_strs": True}
     tokens = service.http.post("/tokenize", json=body).json()
     assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"])
@@ -187,14 +191,6 @@ def test_a_prompt_is_tokenised_by_its_target_and_back(service: Service) -> None:
     assert service.http.post("/detokenize", json=back).json() == {"prompt": "Grüße"}
     wrong = service.http.post("/detokenize", json=back | {"tokens": [10**6]})
     assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "tokens")
-
-
-def test_the_metrics_of_the_cluster_are_told_without_a_dashboard(service: Service) -> None:
-    def told() -> bool:
-        text = service.http.get("/metrics").text
-        return "# 1 of 1 nodes answered" in text and "ray_serve_" in text
-
-    service.wait_until(told, "metrics of Serve from the one node")
 
 
 def test_routing_and_the_list_of_targets_change_under_load_and_restart_nothing(
