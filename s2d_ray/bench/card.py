@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from s2d_ray.config import AppConfig
+from s2d_ray.models.fingerprint import cpu_model
 from s2d_ray.models.sources import GgufFile, LocalFolder, parse_source
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -28,16 +29,6 @@ def host_card(config: AppConfig) -> dict[str, str]:
         "config": config_hash(config),
         "target": f"{model_name(target.model)}: {target.precision}",
     }
-
-
-def cpu_model() -> str:
-    """The CPU's name as Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown"
 
 
 def commit() -> str:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
+from ray.serve import metrics
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+)
 
 from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Refused, Tokens
 from s2d_ray.errors import Unavailable, UnknownModel
 from s2d_ray.serve.backend import Health, TargetHealth, TargetInfo, refusal
 from s2d_ray.serve.cluster_metrics import cluster_metrics
+from s2d_ray.serve.failover import ReplicaLost, unbroken
 from s2d_ray.serve.link import DraftStatus
 from s2d_ray.serve.target import TargetStatus
 
@@ -56,6 +64,10 @@ class Router:
             for name, facts in targets.items()
         }
         self._handles: dict[str, Any] = {}
+        self._num_failovers: Counter[str] = Counter()
+        self._failovers = metrics.Counter(
+            "s2d_failovers", "Streams that another replica took over.", tag_keys=("target",)
+        )
         self._health: Health | None = None
         self._health_at_s = 0.0
         self._asking = asyncio.Lock()
@@ -64,17 +76,29 @@ class Router:
         """The configured targets."""
         return self._infos
 
-    async def generate(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        """Stream one request from some replica of its target."""
+    def generate(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """Stream one request from a replica of its target, and from others if that one is lost."""
+        attempt, on_failover = partial(self._attempt, target), partial(self._count, target)
+        return unbroken(request, attempt, on_failover)
+
+    async def _attempt(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """Stream one request from some replica. Raises ReplicaLost or RequestError."""
         events = self._target(target).options(stream=True).generate.remote(request)
         try:
             async for event in events:
                 yield event
+        except BackPressureError:
+            raise Unavailable(f"the queue of {target!r} is full", code="queue_full") from None
+        except DeploymentUnavailableError:
+            raise Unavailable(f"target {target!r} cannot start", code="not_ready") from None
         except (RayError, RayServeException) as error:
-            logger.warning("target %s lost a request: %s", target, error)
-            raise Unavailable(f"a replica of {target!r} was lost", code="replica_lost") from None
+            raise ReplicaLost(f"{type(error).__name__} of target {target!r}") from error
         finally:
             events.cancel()
+
+    def _count(self, target: str) -> None:
+        self._num_failovers[target] += 1
+        self._failovers.inc(tags={"target": target})
 
     async def tokenize(self, target: str, prompt: Prompt) -> Tokens:
         """The ids of a prompt, from some replica of the target."""
@@ -103,7 +127,7 @@ class Router:
             *(self._ask(target_app(name)) for name in self._infos), self._ask("draft")
         )
         targets = {
-            name: _target_health(status)
+            name: _target_health(status, self._num_failovers[name])
             for name, status in zip(self._infos, statuses, strict=False)
         }
         draft = statuses[-1]
@@ -156,8 +180,12 @@ class Router:
         return self._handles[app]
 
 
-def _target_health(status: object | None) -> TargetHealth:
+def _target_health(status: object | None, num_failovers: int) -> TargetHealth:
     if not isinstance(status, TargetStatus):
         return TargetHealth(ready=False)
-    counters = {**status.counters, "queue_depth": status.queue_depth}
+    counters = {
+        **status.counters,
+        "queue_depth": status.queue_depth,
+        "failovers": num_failovers,
+    }
     return TargetHealth(True, status.bitwise_exact, status.draft_circuit, counters)

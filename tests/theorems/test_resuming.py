@@ -1,0 +1,182 @@
+"""A text whose replica is lost goes on elsewhere as if nothing had happened.
+
+The events before the cuts and those of the replicas that went on join to the events of the text
+that was never cut: text, ids, log-probabilities, who drafted what, and the end with its counts.
+Zero tolerance on tiny float32 models with packed layers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from s2d_ray.core.cascade import Plan
+from s2d_ray.core.params import SamplingParams
+from s2d_ray.engine.messages import (
+    Delta,
+    Event,
+    Finished,
+    GenerateRequest,
+    Mode,
+    Resume,
+    TokenPrompt,
+)
+from s2d_ray.models.ragged import RaggedModel
+from s2d_ray.serve.failover import Failover
+from tests.features import FEATURES
+from tests.scripted import Forest, Oracle, Scripted, by_row
+from tests.targets import Client, Job, make_engine, write
+from tests.tiny import ALPHABET, EOS, SPECIALS, VOCAB_SIZE, threads, tiny_decoder, tiny_text
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this host's linear layers keep no bits"
+)
+
+MAX_TOKENS = 40
+BEFORE = 58
+"""Tokens of the shortest prompt: most texts cross a border of 64, behind which they are copied."""
+SHAPES = ("nothing", "chains", "trees")
+
+
+def token(word: str) -> int:
+    return len(SPECIALS) + ALPHABET.index(word)
+
+
+HALVES = {token("Ã"): 6.0, token("¼"): 6.0, token("a"): 4.0, token("b"): 4.0}
+"""Makes texts of halves of "ü" and beginnings of stop strings."""
+
+CASES: dict[str, dict[str, Any]] = {
+    **FEATURES,
+    "halves": {"logit_bias": tuple(HALVES.items())},
+    "halves held for stops": {
+        "logit_bias": tuple(HALVES.items()),
+        "stop": ("üabb", "abüa", "bbbb"),
+        "min_tokens": 4,
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Quickest for tiny products."""
+    with threads(1):
+        yield
+
+
+@dataclass(frozen=True)
+class Asked(Job):
+    """A job that a router sends, perhaps for the second time."""
+
+    shows_tokens: bool = True
+    resume: Resume | None = None
+
+    def request(self) -> GenerateRequest:
+        return replace(super().request(), trace=self.shows_tokens, resume=self.resume)
+
+
+@cache
+def model() -> RaggedModel:
+    decoder = tiny_decoder("llama", torch.float32, layers=2, seed=8, linear="packed")
+    return RaggedModel(decoder, cache_tokens=8_192)
+
+
+def jobs_of(shape: str, *, shows_tokens: bool) -> list[Asked]:
+    """Every case, greedy and not."""
+    mode = Mode.OFF if shape == "nothing" else Mode.FORCE
+    return [
+        Asked(
+            f"{case} {temperature}",
+            tuple(2 + (17 * i + 5 * j) % 90 for j in range(BEFORE + i % 5)),
+            SamplingParams(100 + i, temperature, **{"max_tokens": MAX_TOKENS, **fields}),
+            Plan((), 0.0, 4, tree_width=3),
+            mode,
+            shows_tokens=shows_tokens,
+        )
+        for i, (case, fields) in enumerate(CASES.items())
+        for temperature in (0.0, 0.9)
+    ]
+
+
+def run(
+    jobs: Sequence[Asked], shape: str, texts: dict[str, list[int]], **limits: Any
+) -> tuple[list[Client], Counter[str]]:
+    """Write `jobs` on a replica of its own. -> their clients, and what it counted."""
+    script = {"nothing": None, "chains": Oracle, "trees": Forest}[shape]
+    known = {job.name: texts[job.name.partition("~")[0]] for job in jobs} if script else {}
+    # Right guesses are the same on every replica; with wrong ones the rounds differ.
+    error_rate = 0.2 if shape == "trees" else 0.0
+    proposer = script and Scripted(by_row(script(known, VOCAB_SIZE, error_rate, seed=4)))
+    engine = make_engine(model(), tiny_text(), eos=frozenset({EOS}), **limits)
+    return write(model(), engine, jobs, proposer), engine.counters
+
+
+@cache
+def known_texts() -> dict[str, list[int]]:
+    """Prompt, output and something behind it of every job, for the oracles."""
+    jobs = jobs_of("nothing", shows_tokens=True)
+    clients, _ = run(jobs, "nothing", {})
+    return {
+        job.name: [*job.prompt_ids, *client.ids, *[11, 12, 13] * 20]
+        for job, client in zip(jobs, clients, strict=True)
+    }
+
+
+def sent_again(job: Asked, failover: Failover) -> Asked:
+    """What a router sends to the next replica."""
+    request = failover.again()
+    assert isinstance(request.prompt, TokenPrompt)
+    assert request.prompt.ids == job.prompt_ids
+    return replace(job, name=request.request_id, resume=request.resume)
+
+
+def without_cost(events: Sequence[Event]) -> list[object]:
+    """All that a user can see of a text but how much was guessed and copied."""
+    seen: list[object] = []
+    for event in events:
+        if isinstance(event, Delta):
+            seen += [(t.token_id, t.text, t.logprob, t.alternatives, t.ends) for t in event.tokens]
+        if isinstance(event, Finished):
+            seen += [event.reason, event.usage.prompt_tokens, event.usage.completion_tokens]
+    text = "".join(event.text for event in events if isinstance(event, Delta))
+    return [text, *seen]
+
+
+@pytest.mark.parametrize("shows_tokens", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_text_that_was_cut_twice_is_the_text_that_was_never_cut(
+    shape: str, shows_tokens: bool
+) -> None:
+    """Cuts are random, from before the first event to behind the last delta.
+
+    The second and third replica copy from other texts what the first one computed.
+    """
+    rng = random.Random(5)
+    jobs = jobs_of(shape, shows_tokens=shows_tokens)
+    clients, _ = run(jobs, shape, known_texts())
+    whole = [client.events for client in clients]
+    failovers = [Failover(job.request()) for job in jobs]
+    told: list[list[Event]] = [[] for _ in jobs]
+    asked, num_copied, num_resumed = jobs, 0, []
+    for replica in range(3):
+        limits = {"prefix_cache": replica > 0, "prefill_chunk": 16 if replica > 0 else 256}
+        clients, counters = run(asked, shape, known_texts(), **limits)
+        num_copied += counters["prefix_hit_tokens"]
+        for failover, client, events in zip(failovers, clients, told, strict=True):
+            end = len(client.events) if replica == 2 else rng.randrange(len(client.events))
+            heard = [failover.take(event) for event in client.events[:end]]
+            events += [event for event in heard if event is not None]
+        if replica < 2:
+            asked = [sent_again(*pair) for pair in zip(jobs, failovers, strict=True)]
+            num_resumed.append(sum(job.resume is not None for job in asked))
+    for job, ours, theirs in zip(jobs, told, whole, strict=True):
+        assert without_cost(ours) == without_cost(theirs), job.name
+        if shape != "trees":
+            assert ours == theirs, job.name
+    assert 0 < num_resumed[0] < num_resumed[1] < len(jobs) < num_copied
