@@ -7,41 +7,60 @@ Zero tolerance on tiny float32 models with packed layers.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from s2d_ray.config import TargetConfig
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.params import SamplingParams
+from s2d_ray.engine.assemble import Target, make_target
 from s2d_ray.engine.messages import (
+    OTHER_FINGERPRINT,
+    ChatPrompt,
     Delta,
     Event,
     Finished,
     GenerateRequest,
     Mode,
+    Refused,
     Resume,
     TokenPrompt,
 )
+from s2d_ray.models.kv_pool import BLOCK
 from s2d_ray.models.ragged import RaggedModel
-from s2d_ray.serve.failover import Failover
+from s2d_ray.serve import engine_calls
+from s2d_ray.serve.failover import Failover, ReplicaLost, unbroken
 from tests.features import FEATURES
 from tests.scripted import Forest, Oracle, Scripted, by_row
-from tests.targets import Client, Job, make_engine, write
-from tests.tiny import ALPHABET, EOS, SPECIALS, VOCAB_SIZE, threads, tiny_decoder, tiny_text
+from tests.targets import Client, Job, make_engine, no_draft, write
+from tests.tiny import (
+    ALPHABET,
+    EOS,
+    SPECIALS,
+    VOCAB_SIZE,
+    threads,
+    tiny_checkpoint,
+    tiny_decoder,
+    tiny_text,
+)
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this host's linear layers keep no bits"
 )
 
 MAX_TOKENS = 40
-BEFORE = 58
-"""Tokens of the shortest prompt: most texts cross a border of 64, behind which they are copied."""
+NUM_PROMPT = BLOCK + 1
+"""Tokens of the shortest prompt: a block that others copy."""
 SHAPES = ("nothing", "chains", "trees")
 
 
@@ -93,7 +112,7 @@ def jobs_of(shape: str, *, shows_tokens: bool) -> list[Asked]:
     return [
         Asked(
             f"{case} {temperature}",
-            tuple(2 + (17 * i + 5 * j) % 90 for j in range(BEFORE + i % 5)),
+            tuple(2 + (17 * i + 5 * j) % 90 for j in range(NUM_PROMPT + i % 5)),
             SamplingParams(100 + i, temperature, **{"max_tokens": MAX_TOKENS, **fields}),
             Plan((), 0.0, 4, tree_width=3),
             mode,
@@ -163,20 +182,91 @@ def test_a_text_that_was_cut_twice_is_the_text_that_was_never_cut(
     whole = [client.events for client in clients]
     failovers = [Failover(job.request()) for job in jobs]
     told: list[list[Event]] = [[] for _ in jobs]
-    asked, num_copied, num_resumed = jobs, 0, []
+    asked, num_copied, resumed = jobs, 0, []
     for replica in range(3):
         limits = {"prefix_cache": replica > 0, "prefill_chunk": 16 if replica > 0 else 256}
         clients, counters = run(asked, shape, known_texts(), **limits)
-        num_copied += counters["prefix_hit_tokens"]
+        num_copied += counters["prefix_tokens"]
         for failover, client, events in zip(failovers, clients, told, strict=True):
             end = len(client.events) if replica == 2 else rng.randrange(len(client.events))
             heard = [failover.take(event) for event in client.events[:end]]
             events += [event for event in heard if event is not None]
         if replica < 2:
             asked = [sent_again(*pair) for pair in zip(jobs, failovers, strict=True)]
-            num_resumed.append(sum(job.resume is not None for job in asked))
-    for job, ours, theirs in zip(jobs, told, whole, strict=True):
+            resumed.append([job.resume is not None for job in asked])
+    for job, ours, theirs, begun in zip(jobs, told, whole, resumed[0], strict=True):
         assert without_cost(ours) == without_cost(theirs), job.name
-        if shape != "trees":
+        if begun and shape != "trees":
             assert ours == theirs, job.name
-    assert 0 < num_resumed[0] < num_resumed[1] < len(jobs) < num_copied
+    assert 0 < sum(resumed[0]) < sum(resumed[1])
+    assert num_copied > 0
+
+
+class Replicas:
+    """Targets of this process, one for each attempt; the first one is lost behind some deltas."""
+
+    def __init__(self, targets: Sequence[Target], num_deltas: int) -> None:
+        self._targets = targets
+        self._num_deltas = num_deltas
+        self.refusals: list[Refused] = []
+        self.num_attempts = 0
+
+    async def attempt(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        number, self.num_attempts = self.num_attempts, self.num_attempts + 1
+        num_told = 0
+        async with aclosing(engine_calls.generate(self._targets[number], request)) as events:
+            async for event in events:
+                if number == 0 and num_told == self._num_deltas:
+                    raise ReplicaLost("killed")
+                num_told += isinstance(event, Delta)
+                if isinstance(event, Refused):
+                    self.refusals.append(event)
+                yield event
+
+
+def test_a_replica_of_another_fingerprint_never_goes_on_with_a_text(tmp_path: Path) -> None:
+    """It refuses by a code of its own, and the next one of the same fingerprint goes on."""
+    folders = [tiny_checkpoint(tmp_path / str(seed), layers=1, seed=seed) for seed in range(2)]
+    settings = [(folders[0], "float32"), (folders[0], "int8"), (folders[1], "float32")]
+    targets = [
+        make_target(
+            TargetConfig.model_validate(
+                {
+                    "model": str(folder),
+                    "precision": precision,
+                    "device": "cpu",
+                    "num_threads": 1,
+                    "kv_cache_mib": 8,
+                    "max_context": 256,
+                }
+            ),
+            folder,
+            no_draft(),
+            replica=precision,
+        )
+        for folder, precision in settings
+    ]
+    request = GenerateRequest(
+        "text",
+        ChatPrompt(({"role": "user", "content": "go on"},)),
+        SamplingParams(3, 0.8, max_tokens=12, logit_bias=((EOS, -100.0),)),
+        Plan(),
+        Mode.OFF,
+        trace=True,
+    )
+
+    async def told(replicas: Replicas) -> list[Event]:
+        return [event async for event in unbroken(request, replicas.attempt, lambda: None)]
+
+    for target in targets:
+        target.loop.start()
+    try:
+        whole = asyncio.run(told(Replicas(targets[:1], 99)))
+        replicas = Replicas([*targets, targets[0]], 5)
+        assert asyncio.run(told(replicas)) == whole
+    finally:
+        for target in targets:
+            target.stop()
+    assert [refusal.code for refusal in replicas.refusals] == [OTHER_FINGERPRINT] * 2
+    assert targets[1].batch.counters["resumed"] == targets[2].batch.counters["resumed"] == 0
+    assert targets[0].batch.counters["resumed"] == 1
