@@ -14,7 +14,7 @@ from s2d_ray.serve.router import target_app
 from tests.serve.service import PROMPTS, TARGETS, Ask, Service
 
 TARGET = TARGETS[0]
-NUM_TOKENS = 48
+NUM_TOKENS = 32
 ASKS = [
     Ask(TARGET, prompt, "auto", temperature, seed=300 + i, max_tokens=NUM_TOKENS)
     for i, prompt in enumerate(PROMPTS[:3])
@@ -80,12 +80,12 @@ def num_running() -> int:
 
 def test_streams_of_a_killed_target_replica_go_on_with_the_same_text(service: Service) -> None:
     """One of two replicas is killed under six streams, greedy and drawn."""
-    undisturbed = Streams(service, ASKS).texts()
     (old,) = replicas()
     target = service.config.targets[TARGET].model_copy(update={"num_replicas": 2})
     two = {**service.config.targets, TARGET: target}
     deploy.deploy(service.config.model_copy(update={"targets": two}))
     try:
+        undisturbed = Streams(service, ASKS).texts()
         service.wait_until(lambda: num_running() == 2, "a second replica")
         streams = Streams(service, ASKS)
         service.wait_until(streams.all_begun, "six running streams")
