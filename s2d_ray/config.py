@@ -160,7 +160,9 @@ class TargetConfig(EngineConfig):
 class DraftConfig(EngineConfig):
     """The one draft shared by all targets: a saved checkpoint, or one cut from a base model."""
 
-    checkpoint: str | None = Field(None, description="Folder of a saved sorted draft.")
+    checkpoint: str | None = Field(
+        None, description="Folder of a saved sorted draft, or shipped:NAME for one of the package."
+    )
     base: str | None = Field(None, description="Model to cut the draft from, named like a target.")
     exit_layers: tuple[int, ...] = Field(
         (4, 8, 12), description="Layers of each sub-model, strictly rising; used with base."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from s2d_ray.bench.figures import Sample, Written
@@ -12,9 +12,10 @@ from s2d_ray.core.params import SamplingParams
 
 @dataclass(frozen=True)
 class Case:
-    """Prompts to continue by exactly `num_tokens` ids each, end tokens ignored.
+    """Prompts to continue by `num_tokens` ids each.
 
     concurrent: all at once instead of one after another.
+    end_ids: the target's end tokens, if they may end a text sooner.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Case:
     temperature: float = 0.0
     top_p: float = 1.0
     concurrent: bool = False
+    end_ids: tuple[int, ...] = ()
 
     def sampling(self, index: int) -> SamplingParams:
         """How the text behind prompt `index` is drawn, the same for every method of ours."""
@@ -32,7 +34,7 @@ class Case:
             temperature=self.temperature,
             top_p=self.top_p,
             max_tokens=self.num_tokens,
-            ignore_eos=True,
+            ignore_eos=not self.end_ids,
         )
 
 
@@ -56,6 +58,19 @@ def num_samples(methods: Mapping[str, Method], cases: Sequence[Case], num_runs: 
     return len(methods) * len(cases) * num_runs
 
 
+def warm_up(methods: Mapping[str, Method], case: Case) -> None:
+    """Let all methods write a few tokens of a case, untimed."""
+    for method in methods.values():
+        method(replace(case, num_tokens=WARM_TOKENS))
+
+
+def in_turn(methods: Iterable[str], run: int) -> list[str]:
+    """All names, each run beginning with another."""
+    names = list(methods)
+    first = run % len(names)
+    return names[first:] + names[:first]
+
+
 def alternate(
     methods: Mapping[str, Method],
     cases: Sequence[Case],
@@ -67,14 +82,11 @@ def alternate(
 
     All methods first write a few tokens of the last case, untimed.
     """
-    names = list(methods)
     samples = []
-    for name in names:
-        methods[name](replace(cases[-1], num_tokens=WARM_TOKENS))
+    warm_up(methods, cases[-1])
     for run in range(num_runs):
         for case in cases:
-            first = run % len(names)
-            for name in names[first:] + names[:first]:
+            for name in in_turn(methods, run):
                 before(run, case, name)
                 started_s = time.perf_counter()
                 written = methods[name](case)

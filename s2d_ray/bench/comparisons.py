@@ -20,7 +20,7 @@ from s2d_ray.bench.alternate import (
 from s2d_ray.bench.figures import Sample
 from s2d_ray.bench.ideal import Costs
 from s2d_ray.bench.ours import Ours, fixed_exit, side_by_side
-from s2d_ray.bench.rig import Rig
+from s2d_ray.bench.rig import Parts, Rig
 from s2d_ray.engine.messages import Mode
 from s2d_ray.models.loading import choose_device
 
@@ -48,7 +48,7 @@ class Singles:
     costs: Mapping[tuple[str, int], Costs]
 
 
-def our_methods(rig: Rig) -> dict[str, Method]:
+def our_methods(rig: Parts) -> dict[str, Method]:
     """Plain decoding, and every way to speculate of ours; all must write the same ids."""
     plan, seat = rig.plan, rig.first
     exits = rig.exits

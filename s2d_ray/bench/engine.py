@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from s2d_ray.bench import comparisons, engine_report
-from s2d_ray.bench.alternate import Advance
+from s2d_ray.bench.bar import StderrBar, stderr_bar
 from s2d_ray.bench.card import host_card
 from s2d_ray.bench.engine_report import Measured
 from s2d_ray.bench.ideal import Costs, Curves, ceiling
@@ -38,44 +36,6 @@ class Settings:
     def scale(self) -> Scale:
         """How much to measure."""
         return QUICK if self.quick else WHOLE
-
-
-class StderrBar:
-    """One line per comparison on stderr, since stdout holds the report.
-
-    Where no bar can be shown, in a log say, each sample is a line.
-    """
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def say(self, line: str) -> None:
-        """Tell of something that is not counted."""
-        self._progress.console.print(line, highlight=False)
-
-    def open(self, title: str, total: int) -> Advance:
-        """A new line; -> what moves it on."""
-        task = self._progress.add_task(title, total=total)
-
-        def advance(what: str) -> None:
-            self._progress.update(task, advance=1, description=f"{title}: {what}")
-            if not self._progress.console.is_terminal:
-                self.say(f"{title}: {what}")
-
-        return advance
-
-
-@contextmanager
-def stderr_bar() -> Iterator[StderrBar]:
-    """Shown while the context lasts."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield StderrBar(progress)
 
 
 def card(settings: Settings, rig: Rig, costs: Costs) -> dict[str, str]:

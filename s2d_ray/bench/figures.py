@@ -12,12 +12,16 @@ from typing import NamedTuple
 class Written:
     """What a method wrote for one case. texts: the new ids, one tuple per prompt.
 
-    levels: rounds by the number of drafted levels. steps: draft steps by exit layer.
+    rounds: decode steps of the target. levels: rounds by the number of drafted levels.
+    accepted_by: accepted guesses by layers of the exit, 0 being tier 0. steps: draft steps by exit
+    layer.
     """
 
     texts: tuple[tuple[int, ...], ...]
     drafted: int = 0
     accepted: int = 0
+    rounds: int = 0
+    accepted_by: Mapping[int, int] = field(default_factory=dict)
     levels: Mapping[int, int] = field(default_factory=dict)
     steps: Mapping[int, int] = field(default_factory=dict)
 

@@ -76,13 +76,17 @@ def _written(
     texts: Sequence[tuple[int, ...]], usages: Sequence[Usage], steps: Mapping[str, int]
 ) -> Written:
     levels: Counter[int] = Counter()
+    accepted_by: Counter[int] = Counter()
     for usage in usages:
+        accepted_by.update(usage.accepted_by_submodel)
         for count in usage.rounds_by_length:
             levels[count.drafted] += count.rounds
     return Written(
         tuple(texts),
         drafted=sum(usage.drafted_tokens for usage in usages),
         accepted=sum(usage.accepted_tokens for usage in usages),
+        rounds=sum(usage.rounds for usage in usages),
+        accepted_by=dict(accepted_by),
         levels=dict(levels),
         steps={int(k.removeprefix(EXIT)): n for k, n in steps.items() if n and k.startswith(EXIT)},
     )

@@ -8,13 +8,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from s2d_ray.bench.alternate import Case
 from s2d_ray.bench.costs import CostMeter
 from s2d_ray.bench.exact_cases import PROMPTS
 from s2d_ray.bench.exact_writer import draft_of
 from s2d_ray.bench.ours import Ours
-from s2d_ray.bench.stock import Stock
+from s2d_ray.bench.stock import Stock, load_stock, twin
 from s2d_ray.config import AppConfig, DraftConfig, Precision, TargetConfig
 from s2d_ray.core.cascade import Plan
 from s2d_ray.engine.assemble import Target, make_draft, make_target
@@ -23,7 +24,7 @@ from s2d_ray.engine.draft_loop import DraftLoop
 from s2d_ray.engine.messages import Mode
 from s2d_ray.engine.turns import turns_for
 from s2d_ray.models import draft_files, sources
-from s2d_ray.models.loading import choose_device
+from s2d_ray.models.loading import choose_device, load_target_decoder, read_config
 
 MAX_BATCH = 16
 COST_CACHE_TOKENS = 4_096
@@ -64,20 +65,14 @@ class Seat:
         return Ours(self.target, self.client, plan, mode, draft.submit, draft.counters)
 
 
-class Rig:
-    """Loads each part at its first use; `stack` ends them."""
+class Parts:
+    """The first target of a config, its draft and the baselines, each loaded at its first use.
 
-    def __init__(
-        self,
-        config: AppConfig,
-        scale: Scale,
-        seed: int,
-        stack: ExitStack,
-        say: Callable[[str], None],
-    ) -> None:
+    stack: ends them.
+    """
+
+    def __init__(self, config: AppConfig, stack: ExitStack, say: Callable[[str], None]) -> None:
         self.config = config
-        self.scale = scale
-        self.seed = seed
         self.draft_config: DraftConfig = draft_of(config)
         self.target_config: TargetConfig = next(iter(config.targets.values()))
         self._stack = stack
@@ -91,7 +86,7 @@ class Rig:
     @cached_property
     def exits(self) -> tuple[int, ...]:
         """The draft's exit layers."""
-        return draft_files.read_card(self._draft_folder).exit_layers
+        return draft_files.read_card(self.draft_folder).exit_layers
 
     @cached_property
     def first(self) -> Seat:
@@ -99,14 +94,78 @@ class Rig:
         return self._seat(self.target_config, "first")
 
     @cached_property
-    def second(self) -> Seat:
-        """The config's second target; the first once more if there is no other."""
-        return self._seat(list(self.config.targets.values())[:2][-1], "second")
-
-    @cached_property
     def draft(self) -> DraftLoop:
         """The shared draft."""
         return self._draft()
+
+    @cached_property
+    def packed(self) -> Stock:
+        """The baselines on the first target's own weights and linear layers."""
+        self._say("preparing the baselines")
+        return Stock(twin(self.first.target.model.decoder), self._assistant())
+
+    def _assistant(self) -> Any:
+        """The draft's base, in the draft's precision, if the draft has all layers of it.
+
+        Else the target's own first layers, as many as the first exit has.
+        """
+        draft = self.draft_config
+        if draft.base is not None:
+            folder = sources.resolve(draft.base, report=self._say)
+            whole = read_config(folder).num_hidden_layers == self.exits[-1]
+            if whole and folder != self._folder(self.target_config):
+                device = choose_device(draft.device)
+                return twin(load_target_decoder(folder, draft.precision, device))
+        return twin(self.first.target.model.decoder, self.exits[0])
+
+    @cached_property
+    def draft_folder(self) -> Path:
+        """The draft's checkpoint, ready to be read."""
+        return draft_files.ensure_draft(self.draft_config, report=self._say)
+
+    def _folder(self, config: TargetConfig) -> Path:
+        return sources.resolve(config.model, report=self._say)
+
+    def _seat(self, config: TargetConfig, name: str) -> Seat:
+        """Without a prefix cache: runs repeat their prompts, and every method must compute them."""
+        self._say(f"loading the {name} target")
+        config = config.model_copy(update={"max_batch": MAX_BATCH, "prefix_cache": False})
+        deadlines = self.draft_config.deadline_ms / 1_000, self.draft_config.force_deadline_ms / 1e3
+        client = DraftClient(*deadlines)
+        turn = turns_for(config.device).turn
+        target = make_target(config, self._folder(config), client, f"bench-{name}", turn=turn)
+        target.loop.start()
+        self._stack.callback(target.stop)
+        return Seat(target, client)
+
+    def _draft(self) -> DraftLoop:
+        self._say("loading a draft")
+        turn = turns_for(self.draft_config.device).turn
+        draft = make_draft(self.draft_config, self.draft_folder, turn=turn)
+        draft.start()
+        self._stack.callback(draft.stop)
+        return draft
+
+
+class Rig(Parts):
+    """Adds what the comparisons of the engines need: prompts, a second target, costs."""
+
+    def __init__(
+        self,
+        config: AppConfig,
+        scale: Scale,
+        seed: int,
+        stack: ExitStack,
+        say: Callable[[str], None],
+    ) -> None:
+        super().__init__(config, stack, say)
+        self.scale = scale
+        self.seed = seed
+
+    @cached_property
+    def second(self) -> Seat:
+        """The config's second target; the first once more if there is no other."""
+        return self._seat(list(self.config.targets.values())[:2][-1], "second")
 
     @cached_property
     def private_draft(self) -> DraftLoop:
@@ -117,7 +176,7 @@ class Rig:
     def stock(self) -> Stock:
         """The baselines, on the first target's checkpoint."""
         self._say("loading the baselines")
-        stock = Stock(self._folder(self.target_config), self.exits[0])
+        stock = load_stock(self._folder(self.target_config), self.exits[0])
         self._stack.callback(stock.close)
         return stock
 
@@ -128,7 +187,7 @@ class Rig:
         beside: tuple[Precision, ...] = ("float32", "int8") if device.type == "cpu" else ()
         networks = {
             precision: draft_files.load_network(
-                self._draft_folder, precision, device, COST_CACHE_TOKENS
+                self.draft_folder, precision, device, COST_CACHE_TOKENS
             )
             for precision in (self.draft_config.precision, *beside)
         }
@@ -155,30 +214,3 @@ class Rig:
         """So many texts at once, at temperature 0."""
         prompts = self.prompts[:size]
         return Case(str(size), prompts, self.scale.batch_tokens, self.seed, concurrent=True)
-
-    @cached_property
-    def _draft_folder(self) -> Path:
-        return draft_files.ensure_draft(self.draft_config, report=self._say)
-
-    def _folder(self, config: TargetConfig) -> Path:
-        return sources.resolve(config.model, report=self._say)
-
-    def _seat(self, config: TargetConfig, name: str) -> Seat:
-        """Without a prefix cache: runs repeat their prompts, and every method must compute them."""
-        self._say(f"loading the {name} target")
-        config = config.model_copy(update={"max_batch": MAX_BATCH, "prefix_cache": False})
-        deadlines = self.draft_config.deadline_ms / 1_000, self.draft_config.force_deadline_ms / 1e3
-        client = DraftClient(*deadlines)
-        turn = turns_for(config.device).turn
-        target = make_target(config, self._folder(config), client, f"bench-{name}", turn=turn)
-        target.loop.start()
-        self._stack.callback(target.stop)
-        return Seat(target, client)
-
-    def _draft(self) -> DraftLoop:
-        self._say("loading a draft")
-        turn = turns_for(self.draft_config.device).turn
-        draft = make_draft(self.draft_config, self._draft_folder, turn=turn)
-        draft.start()
-        self._stack.callback(draft.stop)
-        return draft

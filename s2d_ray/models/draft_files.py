@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Format 1 had neither `own_heads` nor `block_size`, and one tensor `head.weight`."""
 
+SHIPPED = "shipped"
+"""`draft.checkpoint: "shipped:NAME"` names a draft in this package's own folder of drafts."""
+
 CHANGES = "changes.safetensors"
 """The tensors of a packed draft."""
 
@@ -142,8 +145,20 @@ def write_card(folder: Path, card: DraftCard) -> None:
 def draft_folder(config: DraftConfig) -> Path:
     """Where the configured draft lies or will lie; a packed one lies there packed."""
     if config.checkpoint is not None:
-        return Path(config.checkpoint).expanduser()
+        scheme, _, name = config.checkpoint.partition(":")
+        return _shipped(name) if scheme == SHIPPED else Path(config.checkpoint).expanduser()
     return _cached(json.dumps([FORMAT, config.base, config.exit_layers, config.head_size]))
+
+
+def _shipped(name: str) -> Path:
+    """A draft that comes with this package. Raises ModelError naming those there are."""
+    drafts = Path(__file__).resolve().parent.parent / "drafts"
+    names = sorted(card.parent.name for card in drafts.glob("*/draft.json"))
+    if name not in names:
+        raise ModelError(
+            f"draft.checkpoint: no draft {name!r} is shipped; there are {', '.join(names)}"
+        )
+    return drafts / name
 
 
 def ensure_draft(config: DraftConfig, *, report: Callable[[str], None] = lambda line: None) -> Path:

@@ -21,7 +21,7 @@ class RaggedModel:
     """
 
     def __init__(self, decoder: Any, cache_tokens: int) -> None:
-        self._decoder = decoder
+        self.decoder = decoder
         config = decoder.config
         weight = decoder.model.embed_tokens.weight
         self.device: torch.device = weight.device
@@ -46,11 +46,11 @@ class RaggedModel:
             "ragged": RaggedBatch(self.pool, segments),
         }
         if not wanted_rows:  # a chunk of a longer prompt
-            self._decoder.model(**batch)
+            self.decoder.model(**batch)
             return torch.empty(0, self.vocab_size, dtype=self.dtype, device=self.device)
         # The family's own forward also does what comes after its head, such as a cap. Of a list it
         # makes an index wherever the last layer lies; a tensor would lie with the first.
-        scored = self._decoder(**batch, logits_to_keep=list(wanted_rows))
+        scored = self.decoder(**batch, logits_to_keep=list(wanted_rows))
         logits: Tensor = scored.logits[0]
         return logits
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from s2d_ray.train.kinds import Trunk
+from s2d_ray.train.kinds import Arithmetic, Trunk
 
 Config = Annotated[Path | None, typer.Option(help="A config file; by default the quickstart's.")]
 
@@ -60,6 +60,10 @@ def corpus(
         float, typer.Option(min=0.001, max=0.5, help="Share of prompts kept for evaluation.")
     ] = 0.05,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same corpus.")] = 1,
+    answers: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="Take this field's answers; the target only scores."),
+    ] = None,
 ) -> None:
     """Let a target write a training corpus; a killed run goes on where it was."""
     from s2d_ray.cli import default_config
@@ -81,6 +85,7 @@ def corpus(
         batch,
         held_out,
         seed,
+        answers,
     )
     with token_bar(f"{target} writes", tokens) as (say, advance):
         card = make_corpus(parsed, options, say, advance)
@@ -110,6 +115,10 @@ def train(
     ] = 0,
     trunk: Annotated[Trunk, typer.Option(help="What of the layers is trained.")] = Trunk.FULL,
     rank: Annotated[int, typer.Option(min=1, help="Rank of a low-rank trunk.")] = 32,
+    arithmetic: Annotated[
+        Arithmetic | None,
+        typer.Option(help="Of the matrix products; by default bfloat16 where that is quick."),
+    ] = None,
     distill: Annotated[
         float, typer.Option(min=0, max=1, help="Weight of the target's probabilities; else words.")
     ] = 1.0,
@@ -143,7 +152,7 @@ def train(
     if not source:
         raise ConfigError("--base: the config names no draft.base; name the model to cut from")
     from s2d_ray.train.options import Recipe
-    from s2d_ray.train.start import Origin, train_draft
+    from s2d_ray.train.start import Origin, quick_arithmetic, train_draft
     from s2d_ray.train.terminal import token_bar
     from s2d_ray.train.training import Leg
 
@@ -155,6 +164,7 @@ def train(
         exit_block,
         trunk,
         rank,
+        arithmetic or quick_arithmetic(),
         distill,
         parse_numbers(exit_weights, "--exit-weights") if exit_weights else (),
         learning_rate,

@@ -27,10 +27,13 @@ from s2d_ray.train import prompts
 from s2d_ray.train.corpus_card import write_card
 from s2d_ray.train.corpus_files import CARD, Answer, CorpusWriter, Settings, read_answers
 from s2d_ray.train.prompts import Prompts
+from s2d_ray.train.scoring import Given, load_judge, score_given
 from s2d_ray.train.self_prompts import invent
 from s2d_ray.train.writer import Task, Writer, Written, open_writer
 
 TASKS_PER_SHARD = 64
+GIVEN_TEMPERATURE = 1.0
+"""Given answers count as drawn at this temperature."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class CorpusOptions:
     batch: int = 48
     held_out: float = 0.05
     seed: int = 1
+    answers: str | None = None
 
 
 Say = Callable[[str], None]
@@ -56,6 +60,8 @@ Advance = Callable[[int], None]
 
 def make_corpus(config: AppConfig, options: CorpusOptions, say: Say, advance: Advance) -> Path:
     """Make the corpus, or what is missing of it. -> the path of its card.
+
+    With `answers` of the prompts' file the target writes nothing, and only says what it thinks.
 
     say: takes lines for the user. advance: takes numbers of new output tokens.
     Raises S2DError for wrong options, prompts, models, or a folder with another corpus.
@@ -71,7 +77,9 @@ def make_corpus(config: AppConfig, options: CorpusOptions, say: Say, advance: Ad
             return stack.enter_context(open_writer(target, folder, options.batch))
 
         asked = _prompts(options, target, text, writer, say)
-        order = prompts.shuffled(asked.ids, options.seed)[: options.num_prompts]
+        order = prompts.shuffled(len(asked.ids), options.seed)[: options.num_prompts]
+        ids = [asked.ids[place] for place in order]
+        temperatures = (GIVEN_TEMPERATURE,) if options.answers else options.temperatures
         settings = Settings(
             target=options.target,
             model=target.model,
@@ -79,19 +87,27 @@ def make_corpus(config: AppConfig, options: CorpusOptions, say: Say, advance: Ad
             weights=hash_of_weights(folder),
             tokenizer=text.fingerprint,
             vocab_size=read_config(folder).vocab_size,
-            prompts=prompts.hash_of(order),
+            prompts=prompts.hash_of(ids),
             seed=options.seed,
-            temperatures=options.temperatures,
+            temperatures=temperatures,
             max_tokens=options.max_tokens,
             top=options.top,
             held_out=options.held_out,
+            answers=options.answers,
         )
         corpus = CorpusWriter(options.out, settings)
         advance(corpus.num_tokens)
         first = len(corpus.shards) * TASKS_PER_SHARD
-        unfinished = first < len(order) * len(options.temperatures)
+        unfinished = first < len(ids) * len(temperatures)
         if unfinished and corpus.num_tokens < options.tokens:
-            _fill(corpus, writer(), _tasks(order, options, first), options, advance)
+            if options.answers:
+                given = _given(ids, [asked.answers[place] for place in order], text, options, first)
+                say(f"loading {options.target}")
+                model = load_judge(target, folder)
+                _fill(corpus, score_given(model, given, options.top, advance), options)
+            else:
+                written = writer().write(_tasks(ids, options, first), advance)
+                _fill(corpus, (_answer(each, options.held_out) for each in written), options)
     write_card(options.out, folder, asked)
     return options.out / CARD
 
@@ -111,11 +127,13 @@ def _prompts(
     say: Say,
 ) -> Prompts:
     path = options.prompts
+    if path is None and options.answers:
+        raise ConfigError("--answers: are read from the file of --prompts; name it")
     if path is None:
         number = options.num_prompts or 1_000
         path = invent(options.out, writer, text.encode_chat, number, options.seed)
     longest = target.max_context - options.max_tokens
-    found = prompts.read_prompts(path, text.encode_chat, longest)
+    found = prompts.read_prompts(path, text.encode_chat, longest, options.answers)
     for line in found.bad:
         say(f"left out: {line}")
     return found
@@ -136,18 +154,31 @@ def _tasks(order: Sequence[prompts.Ids], options: CorpusOptions, first: int) -> 
         yield Task(number, order[index], sampling)
 
 
-def _fill(
-    corpus: CorpusWriter,
-    writer: Writer,
-    tasks: Iterator[Task],
+def _given(
+    order: Sequence[prompts.Ids],
+    answers: Sequence[str],
+    text: Text,
     options: CorpusOptions,
-    advance: Advance,
-) -> None:
+    first: int,
+) -> Iterator[Given]:
+    """Answers as the target would have ended them, cut at the longest."""
+    for number in range(first, len(order)):
+        prompt = order[number]
+        written = text.tokenizer.encode(answers[number].strip(), add_special_tokens=False).ids
+        ids = (*written, _end_of_turn(prompt, text.eos_token_ids))[: options.max_tokens]
+        yield Given(number, prompt, ids, prompts.is_held_out(prompt, options.held_out))
+
+
+def _end_of_turn(prompt: prompts.Ids, ends: frozenset[int]) -> int:
+    """The end token that the chat template put behind the turn before."""
+    return next((token for token in reversed(prompt) if token in ends), min(ends))
+
+
+def _fill(corpus: CorpusWriter, texts: Iterator[Answer], options: CorpusOptions) -> None:
     seen = {_key(answer) for answer in read_answers(options.out, corpus.shards)}
-    texts = writer.write(tasks, advance)
     while shard := list(islice(texts, TASKS_PER_SHARD)):
         answers = []
-        for answer in (_answer(written, options.held_out) for written in shard):
+        for answer in shard:
             if _key(answer) not in seen:
                 seen.add(_key(answer))
                 answers.append(answer)

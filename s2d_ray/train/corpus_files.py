@@ -51,7 +51,8 @@ class Settings:
     """All that a corpus depends on; equal settings give equal shards.
 
     weights: hash of the target's weight files. tokenizer: fingerprint of its vocabulary.
-    prompts: hash of the ids of all prompts, in order.
+    prompts: hash of the ids of all prompts, in order. answers: the field that held them, if the
+    target did not write them.
     """
 
     target: str
@@ -66,6 +67,7 @@ class Settings:
     top: int
     held_out: float
     prompts: str
+    answers: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from s2d_ray.config import AppConfig, DraftConfig, TargetConfig
 from s2d_ray.errors import DataError, ModelError
 from s2d_ray.models import draft_files, sources
-from s2d_ray.models.attention import Segment
 from s2d_ray.models.lineage import hash_of_weights
-from s2d_ray.models.loading import choose_device, load_target_decoder
+from s2d_ray.models.loading import choose_device
 from s2d_ray.models.ragged import RaggedModel
 from s2d_ray.models.sorted_draft import DraftNetwork, SortedDraft
 from s2d_ray.train.acceptance import (
@@ -35,6 +33,7 @@ from s2d_ray.train.acceptance import (
 from s2d_ray.train.corpus import target_of
 from s2d_ray.train.corpus_card import Corpus, load_corpus
 from s2d_ray.train.corpus_files import Answer
+from s2d_ray.train.scoring import load_judge, target_logits
 from s2d_ray.train.step_costs import StepCosts, step_costs
 from s2d_ray.train.trunk import attention_of
 
@@ -138,15 +137,14 @@ def _load_target(target: TargetConfig, path: Path, corpus: Corpus, say: Say) -> 
     settings = corpus.settings
     say(f"loading {settings.target}")
     folder = sources.resolve(target.model, report=say)
-    if hash_of_weights(folder) != settings.weights or target.precision != settings.precision:
+    if hash_of_weights(folder) != settings.weights:
         raise DataError(
-            f"{path}: was written by {settings.model} in {settings.precision}, which is not what "
-            f"the config calls {settings.target}"
+            f"{path}: was written by {settings.model}, which is not what the config calls "
+            f"{settings.target}"
         )
-    decoder = load_target_decoder(
-        folder, target.precision, choose_device(target.device), target.num_gpus
-    )
-    return RaggedModel(decoder, target.max_context)
+    if target.precision != settings.precision:
+        say(f"{path}: was written in {settings.precision}; judged in {target.precision}")
+    return load_judge(target, folder)
 
 
 def _evaluate_for(
@@ -189,7 +187,7 @@ def _couple(
     """Each exit's guesses over one text."""
     first = len(answer.prompt_ids)
     ids = np.concatenate([answer.prompt_ids, answer.output_ids])[:-1].tolist()
-    target = _target_logits(model, ids, first - 1)
+    (target,) = target_logits(model, [ids], [first - 1])
     drawn = draw_targets(target, temperature, seeds, first)
     hidden = draft.hidden_at_exits(torch.tensor([ids]), draft.num_submodels)
     return {
@@ -204,18 +202,6 @@ def _couple(
         )
         for exit_, layers in enumerate(draft.exit_layers)
     }
-
-
-def _target_logits(model: RaggedModel, ids: list[int], first: int) -> Tensor:
-    """Scores behind the rows from `first` on. -> [rows, vocab] float32 on the CPU"""
-    run = model.pool.allocator.reserve(len(ids))
-    if run is None:
-        raise DataError(f"a text of {len(ids)} tokens is longer than the target's max_context")
-    try:
-        logits = model.forward(ids, [Segment(run, 0, len(ids))], range(first, len(ids)))
-    finally:
-        model.pool.allocator.release(run)
-    return logits.float().cpu()
 
 
 def _worth(texts: Sequence[Coupled], depth: int) -> ExitWorth:

@@ -11,3 +11,10 @@ class Trunk(StrEnum):
     FULL = "full"
     LOW_RANK = "low-rank"
     FROZEN = "frozen"
+
+
+class Arithmetic(StrEnum):
+    """In what the forward and backward passes multiply; weights and moments stay float32."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from s2d_ray.models.sorted_draft import SortedDraft
 from s2d_ray.train.batches import OUTSIDE, Batch
+from s2d_ray.train.kinds import Arithmetic
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,15 @@ class Trainee(nn.Module):
     exit_weights: one per exit, not all 0; exits of weight 0 are not computed.
     """
 
-    def __init__(self, draft: SortedDraft, exit_weights: tuple[float, ...], distill: float) -> None:
+    def __init__(
+        self,
+        draft: SortedDraft,
+        exit_weights: tuple[float, ...],
+        distill: float,
+        arithmetic: Arithmetic = Arithmetic.FLOAT32,
+    ) -> None:
         super().__init__()
+        self._arithmetic = arithmetic
         self.draft = draft
         self._distill = distill
         whole = sum(exit_weights)
@@ -87,10 +95,13 @@ class Trainee(nn.Module):
 
     def logits(self, batch: Batch) -> dict[int, Tensor]:
         """Scores of each weighted exit behind the batch's rows. -> [outputs, head_size] each"""
-        hidden = self.draft.hidden_at_exits(batch.token_ids, max(self.weights) + 1)
-        return {
-            exit_: self.draft.exit_logits(
-                exit_, hidden[exit_].flatten(0, 1).index_select(0, batch.rows)
-            )
-            for exit_ in self.weights
-        }
+        rounded = self._arithmetic is Arithmetic.BFLOAT16
+        with torch.autocast(batch.token_ids.device.type, torch.bfloat16, enabled=rounded):
+            hidden = self.draft.hidden_at_exits(batch.token_ids, max(self.weights) + 1)
+            scores = {
+                exit_: self.draft.exit_logits(
+                    exit_, hidden[exit_].flatten(0, 1).index_select(0, batch.rows)
+                )
+                for exit_ in self.weights
+            }
+        return {exit_: logits.float() for exit_, logits in scores.items()}

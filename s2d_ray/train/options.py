@@ -9,7 +9,7 @@ from typing import Any
 
 from s2d_ray.errors import ConfigError, DataError
 from s2d_ray.train.corpus_files import write_atomically
-from s2d_ray.train.kinds import Trunk
+from s2d_ray.train.kinds import Arithmetic, Trunk
 
 RUN = "run.json"
 
@@ -30,6 +30,7 @@ class Recipe:
     block_size: int = 0
     trunk: Trunk = Trunk.FULL
     rank: int = 32
+    arithmetic: Arithmetic = Arithmetic.FLOAT32
     distill: float = 1.0
     exit_weights: tuple[float, ...] = ()
     learning_rate: float = 8e-4

@@ -23,25 +23,30 @@ FIELDS = ("prompt", "messages", "turns")
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts as ids. repeated: lines left out because an earlier one has the same ids.
+    """Prompts as ids. answers: to each, where they were asked for.
 
-    bad: one line `file:line: reason` for each line that was left out because it is wrong.
+    repeated: lines left out because an earlier one has the same ids. bad: one line
+    `file:line: reason` for each line that was left out because it is wrong.
     """
 
     ids: tuple[Ids, ...]
     repeated: int = 0
     bad: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
 
 
-def read_prompts(path: Path, encode: Encode, max_length: int) -> Prompts:
+def read_prompts(
+    path: Path, encode: Encode, max_length: int, answers: str | None = None
+) -> Prompts:
     """The prompts of a JSONL file, one object a line with one of `FIELDS`.
 
     `prompt` is one user message, `messages` a conversation that ends with one, and of `turns`, the
     user's side of a conversation, the first is taken. A wrong line is left out and reported.
-    max_length: longest prompt in tokens.
+    max_length: longest prompt in tokens. answers: the field that holds a line's answer, if they are
+    wanted.
     Raises DataError if the file cannot be read or no line of it is of use.
     """
-    found: dict[Ids, None] = {}
+    found: dict[Ids, str] = {}
     bad: list[str] = []
     repeated = 0
     try:
@@ -52,22 +57,24 @@ def read_prompts(path: Path, encode: Encode, max_length: int) -> Prompts:
         if not line.strip():
             continue
         try:
-            ids = tuple(encode(_messages(line)))
+            fields = _fields(line)
+            ids = tuple(encode(_messages(fields)))
+            answer = _text(fields, answers) if answers else ""
             if len(ids) > max_length:
                 raise ValueError(f"has {len(ids)} tokens; at most {max_length} leave room")
         except (ValueError, RequestError) as error:
             bad.append(f"{path}:{number}: {error}")
             continue
         repeated += ids in found
-        found[ids] = None
+        found.setdefault(ids, answer)
     if not found:
         raise DataError("\n".join([*bad[:5], f"{path}: no line of it can be used"]))
-    return Prompts(tuple(found), repeated, tuple(bad))
+    return Prompts(tuple(found), repeated, tuple(bad), tuple(found.values()) if answers else ())
 
 
-def shuffled(prompts: Sequence[Ids], seed: int) -> list[Ids]:
-    """All prompts in an order of the seed's, so that any beginning is a fair sample."""
-    return random.Random(seed).sample(prompts, len(prompts))
+def shuffled(number: int, seed: int) -> list[int]:
+    """Places of so many prompts in an order of the seed's: any beginning is a fair sample."""
+    return random.Random(seed).sample(range(number), number)
 
 
 def is_held_out(prompt_ids: Sequence[int], share: float) -> bool:
@@ -81,14 +88,19 @@ def hash_of(prompts: Sequence[Ids]) -> str:
     return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
 
 
-def _messages(line: bytes) -> list[dict[str, Any]]:
-    """The conversation of one line. Raises ValueError that says what is wrong."""
+def _fields(line: bytes) -> dict[str, Any]:
+    """The object of one line. Raises ValueError that says what is wrong."""
     try:
         fields = json.loads(line)
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise ValueError("not a JSON object")
+    return fields
+
+
+def _messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The conversation of one line. Raises ValueError that says what is wrong."""
     named = [name for name in FIELDS if name in fields]
     if len(named) != 1:
         raise ValueError(f"must have one of the fields {', '.join(FIELDS)}")
@@ -98,10 +110,15 @@ def _messages(line: bytes) -> list[dict[str, Any]]:
     if named[0] == "turns":
         if not isinstance(value, list) or not value:
             raise ValueError("turns: must be a list of texts")
-        value = value[0]
+        return [{"role": "user", "content": _text({"turns": value[0]}, "turns")}]
+    return [{"role": "user", "content": _text(fields, named[0])}]
+
+
+def _text(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{named[0]}: must be a text that is not empty")
-    return [{"role": "user", "content": value}]
+        raise ValueError(f"{name}: must be a text that is not empty")
+    return value
 
 
 def _conversation(value: Any) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from s2d_ray.models.loading import load_decoder, read_config
 from s2d_ray.models.sorted_draft import SortedDraft, cut_draft
 from s2d_ray.models.text import Text
 from s2d_ray.train.corpus_card import Corpus, load_corpus, token_counts
+from s2d_ray.train.kinds import Arithmetic
 from s2d_ray.train.options import Recipe, Run, begin, kept_layers
 from s2d_ray.train.training import Job, Leg, Trainer, check_texts
 
@@ -55,6 +56,15 @@ def train_draft(
         say(f"going on behind step {trainer.progress.step}")
         advance(trainer.progress.tokens)
     return trainer.train(leg).ended
+
+
+def quick_arithmetic() -> Arithmetic:
+    """bfloat16 where this host has instructions for it, else float32."""
+    if torch.cuda.is_available():
+        quick = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        quick = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return Arithmetic.BFLOAT16 if quick else Arithmetic.FLOAT32
 
 
 def _job(

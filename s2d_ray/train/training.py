@@ -71,7 +71,8 @@ class Trainer:
         weights = recipe.weights()
         trained = {exit_ for exit_, weight in enumerate(weights) if weight > 0}
         prepare(job.draft, recipe.trunk, recipe.rank, trained, recipe.seed)
-        self._trainee = Trainee(job.draft, weights, recipe.distill).to(accelerator.device)
+        trainee = Trainee(job.draft, weights, recipe.distill, recipe.arithmetic)
+        self._trainee = trainee.to(accelerator.device)
         self._optimiser = torch.optim.AdamW(
             [weight for weight in self._trainee.parameters() if weight.requires_grad],
             lr=recipe.learning_rate,

@@ -17,7 +17,7 @@ from s2d_ray.models.sorted_draft import SortedDraft
 from s2d_ray.train import resume
 from s2d_ray.train.batches import HeadRows, collate
 from s2d_ray.train.corpus_card import load_corpus
-from s2d_ray.train.kinds import Trunk
+from s2d_ray.train.kinds import Arithmetic, Trunk
 from s2d_ray.train.loss import Trainee
 from s2d_ray.train.training import Leg
 from s2d_ray.train.trunk import attention_of
@@ -52,13 +52,21 @@ def same_draft(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize("kill_after", [2, 5])
-@pytest.mark.parametrize("trunk", list(Trunk))
+@pytest.mark.parametrize(
+    ("trunk", "arithmetic"),
+    [*((trunk, Arithmetic.FLOAT32) for trunk in Trunk), (Trunk.FULL, Arithmetic.BFLOAT16)],
+)
 def test_training_killed_and_resumed_is_training_undisturbed(
-    checkpoint: Path, corpus: Path, tmp_path: Path, trunk: Trunk, kill_after: int
+    checkpoint: Path,
+    corpus: Path,
+    tmp_path: Path,
+    trunk: Trunk,
+    arithmetic: Arithmetic,
+    kill_after: int,
 ) -> None:
     """Every loss and every weight of the draft, exactly, whether the last file to go on from was
     of this step, an earlier one, or there was none yet."""
-    parts = {"trunk": trunk, "block_size": 8, "own_heads": True}
+    parts = {"trunk": trunk, "arithmetic": arithmetic, "block_size": 8, "own_heads": True}
     train(checkpoint, corpus, tmp_path / "whole", **parts)
     steps = 0
 
@@ -88,6 +96,17 @@ def test_a_run_in_legs_is_a_run_in_one(checkpoint: Path, corpus: Path, tmp_path:
     assert legs == 6
     assert losses(tmp_path / "legs") == losses(tmp_path / "whole")
     assert same_draft(tmp_path / "legs", tmp_path / "whole")
+
+
+def test_bfloat16_multiplies_only(checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    """The losses are those of float32 within its rounding, and not the same; weights are whole."""
+    train(checkpoint, corpus, tmp_path / "float32")
+    train(checkpoint, corpus, tmp_path / "bfloat16", arithmetic=Arithmetic.BFLOAT16)
+    exact, rounded = (torch.tensor(losses(tmp_path / name)) for name in ("float32", "bfloat16"))
+    assert torch.allclose(rounded, exact, rtol=2e-2, atol=0)
+    assert not torch.equal(rounded, exact)
+    weights = load_file(tmp_path / "bfloat16" / "draft" / "draft.safetensors")
+    assert {each.dtype for name, each in weights.items() if name != "head_ids"} == {torch.float32}
 
 
 def _process(rank: int, port: int, checkpoint: Path, corpus: Path, out: Path) -> None:

@@ -99,16 +99,8 @@ def test_a_killed_run_goes_on_to_the_same_corpus(
     config: AppConfig, questions: Path, whole: Path, tmp_path: Path, kill_at: int
 ) -> None:
     """Whatever was written when it died, every file ends with the same bytes."""
-    told = 0
-
-    def advance(tokens: int) -> None:
-        nonlocal told
-        told += tokens
-        if told >= kill_at:
-            raise Killed
-
     with pytest.raises(Killed):
-        make(config, tmp_path / "c", questions, advance)
+        make(config, tmp_path / "c", questions, _die_late(kill_at))
     assert not (tmp_path / "c" / "card.json").exists()
     make(config, tmp_path / "c", questions)
     assert files(tmp_path / "c") == files(whole)
@@ -251,6 +243,67 @@ def test_a_target_makes_up_its_own_prompts(config: AppConfig, tmp_path: Path) ->
     assert said[0] == said[1]
     assert len({json.loads(line)["prompt"] for line in said[0]}) == 5
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of prompts with answers, of which one line lacks its own."""
+    path = tmp_path_factory.mktemp("data") / "answered.jsonl"
+    lines = [{"prompt": word, "response": f" {word} {word[::-1]}"} for word in WORDS]
+    path.write_text("".join(json.dumps(line) + "\n" for line in [{"prompt": "what?"}, *lines]))
+    return path
+
+
+def test_given_answers_are_kept_as_they_are(
+    config: AppConfig, answered: Path, tmp_path: Path
+) -> None:
+    """Their ids end as a turn ends, or are cut; beside them stands what the target thought."""
+    said = make(config, tmp_path / "c", answered, answers="response")
+    assert any(f"{answered}:1: response: must be a text" in line for line in said)
+    found, text = answers(tmp_path / "c"), tiny_text()
+    by_prompt = {tuple(answer.prompt_ids.tolist()): answer for answer in found}
+    assert len(by_prompt) == len(WORDS)
+    decoder = tiny_decoder("llama", torch.float32, 2, attention="sdpa")
+    for word in WORDS:
+        answer = by_prompt[tuple(text.encode_chat([{"role": "user", "content": word}]))]
+        wanted = [*text.encode(f"{word} {word[::-1]}"), EOS][:10]
+        assert answer.output_ids.tolist() == wanted
+        assert answer.temperature == 1.0
+        ids = torch.from_numpy(np.concatenate([answer.prompt_ids, answer.output_ids]))[:-1]
+        logits = decoder(input_ids=ids[None], use_cache=False).logits[0]
+        best = torch.log_softmax(logits[len(answer.prompt_ids) - 1 :], dim=-1).topk(3)
+        assert np.array_equal(best.indices.numpy(), answer.top_ids)
+        assert np.allclose(best.values.numpy(), answer.top_logprobs, rtol=2e-3, atol=1e-3)
+
+
+def test_a_killed_run_over_given_answers_goes_on(
+    config: AppConfig, answered: Path, tmp_path: Path
+) -> None:
+    """To the same files."""
+    make(config, tmp_path / "whole", answered, answers="response")
+    with pytest.raises(Killed):
+        make(config, tmp_path / "cut", answered, advance=_die_late(60), answers="response")
+    assert len(read_index(tmp_path / "cut")[1]) == 1
+    make(config, tmp_path / "cut", answered, answers="response")
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+
+
+def test_answers_need_a_file_of_prompts(config: AppConfig, tmp_path: Path) -> None:
+    """The line names the option that is missing."""
+    with pytest.raises(ConfigError, match="--answers: are read from the file of --prompts"):
+        make(config, tmp_path / "c", None, answers="response")
+
+
+def _die_late(at: int) -> Callable[[int], None]:
+    told = 0
+
+    def advance(tokens: int) -> None:
+        nonlocal told
+        told += tokens
+        if told >= at:
+            raise Killed
+
+    return advance
 
 
 def _die(tokens: int) -> None:

@@ -195,7 +195,7 @@ def test_the_report_holds_every_figure_and_picture(
 def test_the_target_must_be_the_one_that_wrote_the_corpus(
     draft: Path, corpus: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Other weights, another precision, another name or another vocabulary are refused by name."""
+    """Other weights, another name or another vocabulary are refused by name."""
 
     def run(config: AppConfig) -> None:
         evaluate(config, draft, [corpus], SCOPE, lambda line: None, lambda tokens: None)
@@ -204,11 +204,8 @@ def test_the_target_must_be_the_one_that_wrote_the_corpus(
     with pytest.raises(DataError, match="is not what the config calls tiny"):
         run(config_of(other, draft))
     config = config_of(checkpoint, draft)
-    changed = config.targets["tiny"].model_copy(update={"precision": "int8"})
-    with pytest.raises(DataError, match="is not what the config calls tiny"):
-        run(config.model_copy(update={"targets": {"tiny": changed}}))
     with pytest.raises(ConfigError, match="no target 'tiny'; there are big"):
-        run(config.model_copy(update={"targets": {"big": changed}}))
+        run(config.model_copy(update={"targets": {"big": config.targets["tiny"]}}))
     card = draft_files.read_card(draft)
     assert card.tokenizer == Text(checkpoint).fingerprint
     foreign = tmp_path / "draft"
@@ -219,3 +216,16 @@ def test_the_target_must_be_the_one_that_wrote_the_corpus(
     (foreign / "draft.json").write_text(json.dumps(fields))
     with pytest.raises(ModelError, match="its vocabulary is not the draft's"):
         evaluate(config, foreign, [corpus], SCOPE, lambda line: None, lambda tokens: None)
+
+
+def test_a_target_in_another_precision_judges_for_itself(
+    draft: Path, corpus: Path, checkpoint: Path
+) -> None:
+    """Texts of the same weights will do; the command says so."""
+    config = config_of(checkpoint, draft)
+    changed = config.targets["tiny"].model_copy(update={"precision": "bfloat16"})
+    config = config.model_copy(update={"targets": {"tiny": changed}})
+    said: list[str] = []
+    (worth,) = evaluate(config, draft, [corpus], SCOPE, said.append, lambda tokens: None)
+    assert f"{corpus}: was written in float32; judged in bfloat16" in said
+    assert 0.9 < worth.by_exit[6][0.0].acceptance < 1
