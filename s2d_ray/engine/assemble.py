@@ -74,6 +74,7 @@ class Target:
             self.batch.queue_depth,
             self.loop.silent_s,
             dict(self.batch.counters),
+            self.batch.fingerprint,
         )
 
     def stop(self) -> None:

@@ -167,6 +167,9 @@ class Resume:
 OTHER_FINGERPRINT = "other_fingerprint"
 """The code by which a replica refuses a text that it would go on with differently."""
 
+HANDED_OVER = "handed_over"
+"""The code by which a replica gives up a text that another one can go on with."""
+
 
 @dataclass(frozen=True)
 class Started:

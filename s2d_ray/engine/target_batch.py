@@ -86,7 +86,7 @@ class TargetBatch:
         self._eos = eos_token_ids
         self._make_sink = make_sink
         self._replica = replica
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self._closed: deque[str] = deque(maxlen=MAX_CLOSED)
         self._call_no = 0
         self._asked: dict[str, Sequence] = {}
@@ -148,7 +148,7 @@ class TargetBatch:
         _check_closing(grammar, max_length - len(prompt_ids))
         sink = self._make_sink(request.sampling)
         sequence = Sequence(request, prompt_ids, max_length, sink, self._eos, grammar)
-        started = Started(len(prompt_ids), tuple(prompt_ids), self._fingerprint)
+        started = Started(len(prompt_ids), tuple(prompt_ids), self.fingerprint)
         ending = self._resume(sequence, request.resume) if request.resume else []
         if sequence.finish_reason is None:
             self._schedule.add(sequence)
@@ -156,7 +156,7 @@ class TargetBatch:
         return [started, *ending]
 
     def _resume(self, sequence: Sequence, resume: Resume) -> list[Event]:
-        if resume.fingerprint != self._fingerprint:
+        if resume.fingerprint != self.fingerprint:
             raise Unavailable(
                 "this replica would go on with the text differently", code=OTHER_FINGERPRINT
             )

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import replace
 
 from s2d_ray.engine.messages import (
+    HANDED_OVER,
     Delta,
     Event,
     Finished,
@@ -86,6 +87,9 @@ class Failover:
                 self._progress = event.progress
                 if event.progress is not None:
                     self._token_ids += event.progress.token_ids
+            case Refused(code=code) if code == HANDED_OVER:
+                self._is_admitted = False  # nothing was lost
+                raise ReplicaLost(event.message)
             case Refused() if self._may_be_taken_elsewhere(event):
                 raise ReplicaLost(event.message)
         return event

@@ -11,6 +11,7 @@ import pytest
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.params import SamplingParams
 from s2d_ray.engine.messages import (
+    HANDED_OVER,
     OTHER_FINGERPRINT,
     Delta,
     Event,
@@ -164,6 +165,15 @@ def test_a_request_that_kills_replicas_kills_few() -> None:
     assert len(replicas.requests) == 3 + (MAX_LOSSES - 1)
     patient = Replicas(*[[STARTED, delta("a", n), LOST] for n in range(20)], [STARTED, FINISHED])
     assert asyncio.run(patient.told())[-1] == FINISHED
+
+
+def test_a_text_that_is_handed_over_goes_on_however_often_it_is() -> None:
+    """Nothing was lost, so it does not count as a loss, also before the first token."""
+    goes = Refused(503, "to end", code=HANDED_OVER)
+    replicas = Replicas(*[[STARTED, goes]] * (MAX_LOSSES + 1), [STARTED, delta("a", 1), FINISHED])
+    assert asyncio.run(replicas.told()) == [STARTED, delta("a", 1), FINISHED]
+    replicas = Replicas([STARTED, delta("a", 1), goes], [STARTED, delta("b", 2), FINISHED])
+    assert asyncio.run(replicas.told()) == [STARTED, delta("a", 1), delta("b", 2), FINISHED]
 
 
 def test_an_engine_that_tells_no_ids_is_sent_the_request_again_only_before_its_first_text() -> None:
