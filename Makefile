@@ -3,18 +3,21 @@ PYTHON ?= python3
 PORT ?= 8000
 # A package index to take torch from, such as one of CPU builds.
 TORCH_INDEX ?=
-# Handed on to pytest (`make test`), or to what `make exact`, `make soak` and `make fuzz` run.
+# Name of the image that `make image` builds; its tag is the version.
+IMAGE ?= s2d-ray
+# Handed on to pytest (`make test`), or to what `make exact`, `soak`, `fuzz`, `flood`, `audit` run.
 ARGS ?=
 
 VENV := .venv
 INSTALL := $(PYTHON) s2d_ray/install.py --torch-index "$(TORCH_INDEX)"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test lint exact soak fuzz chart kube-tools setup setup-dev clean
+.PHONY: help serve stop test lint exact soak fuzz flood audit chart kube-tools image \
+	test-image setup setup-dev clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
-	@echo "  options: PORT=8000  PYTHON=python3  TORCH_INDEX=URL  ARGS=..."
+	@echo "  options: PORT=8000  PYTHON=python3  TORCH_INDEX=URL  IMAGE=s2d-ray  ARGS=..."
 
 serve: ## install what is missing, then serve the quickstart on PORT
 	@$(PYTHON) s2d_ray/preflight.py --port $(PORT)
@@ -42,11 +45,24 @@ soak: setup-dev ## ten minutes of random traffic on tiny models; ARGS go to it
 fuzz: setup-dev ## send the API thousands of right and wrong requests; ARGS go to it
 	@$(VENV)/bin/python -m tests.fuzz $(ARGS)
 
+flood: setup-dev ## measure what a flooding tenant does to another's waits; ARGS go to it
+	@$(VENV)/bin/python -m tests.flood_live $(ARGS)
+
+audit: setup-dev ## ask for known vulnerabilities of what constraints.txt pins
+	@$(VENV)/bin/python -m tests.audit $(ARGS)
+
 chart: kube-tools ## write what of the Helm chart and of k8s/ is made from the models
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m s2d_ray.kube.chart_files
 
 kube-tools: setup-dev ## fetch helm and kubectl into .venv/, for the tests of the chart
 	@$(VENV)/bin/python tests/kube/fetch_tools.py $(VENV)/bin
+
+image: ## build the image for Kubernetes, tagged with the version; needs docker
+	docker build --file deployments/image/Dockerfile --build-arg TORCH_INDEX="$(TORCH_INDEX)" \
+		--tag "$(IMAGE):$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' s2d_ray/__init__.py)" .
+
+test-image: setup-dev ## run the image's build in a bare Debian, then `s2d check` in it; needs root
+	@$(VENV)/bin/python -m pytest tests/e2e/image.py $(ARGS)
 
 setup: ## install what serving needs into .venv/
 	@$(PYTHON) s2d_ray/preflight.py

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -23,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from s2d_ray.core.cascade import Plan
 from s2d_ray.errors import ConfigError
+from s2d_ray.policy.routing import Auto
 
 CONFIG_VERSION: Final = 1
 
@@ -35,6 +37,19 @@ MAX_PROPOSAL = 32
 
 MAX_TREE_WIDTH = 8
 """Most guesses a plan may ask for behind one token."""
+
+TARGET_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+TARGET_NAME_IN_WORDS = "1-63 letters, digits, '.', '_' or '-'"
+
+SPARE_REQUESTS = 8
+"""Requests that Serve lets through to a replica beyond what its engine takes."""
+
+PUSH_INTERVAL_S = 2.0
+"""Between two reports of what waits and runs to Serve's controller."""
+
+BY_REQUESTS = "s2d_ray.serve.scaling:by_requests"
+BY_TOKENS = "s2d_ray.serve.scaling:by_tokens"
+"""Import paths of our policies for Serve's autoscaler."""
 
 PLACEMENT_NAME = r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$"
 """Of a group of nodes; short, since names of pods are made from it."""
@@ -100,6 +115,11 @@ class HttpConfig(Section):
     num_routers: int = Field(1, ge=1, description="Replicas of the router.")
 
     @property
+    def max_admitted(self) -> int:
+        """Requests that the ledger takes: below what Serve does, so that the ledger refuses."""
+        return max(1, self.max_open_requests * 7 // 8)
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the API."""
         return _is_loopback(self.host)
@@ -112,13 +132,88 @@ class EngineConfig(Section):
     precision: Precision = Field(
         "float32", description="int8 runs on the CPU only. A draft's errors cost guesses, not text."
     )
-    num_threads: int = Field(0, ge=0, description="Threads of a forward; 0 means all cores.")
+    num_threads: int = Field(0, ge=0, description="Threads of a forward; 0: all cores it may use.")
 
     @model_validator(mode="after")
     def _int8_on_cpu(self) -> EngineConfig:
         if self.precision == "int8" and self.device == "cuda":
             raise ValueError("precision int8 runs on the CPU only; use bfloat16 with device cuda")
         return self
+
+
+class AutoscalingConfig(Section):
+    """How many replicas a target has, by what waits and runs there; see docs/scaling.md.
+
+    Keys that Serve has too carry Serve's names.
+    """
+
+    min_replicas: int = Field(
+        1, ge=0, description="Fewest replicas; with 0 the first request waits for one to start."
+    )
+    max_replicas: int = Field(ge=1, description="Most replicas.")
+    target_ongoing_requests: float | None = Field(
+        None,
+        gt=0,
+        description="Requests a replica should carry, run or wait; by default ¾ of `max_batch`.",
+    )
+    target_outstanding_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens still to do that a replica should carry; counted in place of requests.",
+    )
+    upscale_delay_s: float = Field(
+        10.0, ge=0, description="More replicas must be wanted for so long."
+    )
+    downscale_delay_s: float = Field(
+        300.0, ge=0, description="Fewer replicas must be wanted for so long."
+    )
+    downscale_to_zero_delay_s: float | None = Field(
+        None, ge=0, description="The same for the last replica; by default `downscale_delay_s`."
+    )
+    upscaling_factor: float = Field(
+        1.0, gt=0, description="Replicas are added so many times what is missing."
+    )
+    downscaling_factor: float = Field(
+        1.0, gt=0, description="Replicas are taken away so many times what is too much."
+    )
+    look_back_period_s: float = Field(
+        10.0, gt=PUSH_INTERVAL_S, description="What runs is averaged over this window."
+    )
+    drain_s: float = Field(
+        300.0, ge=0, description="A replica that is taken away has so long to end its texts."
+    )
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> AutoscalingConfig:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas: {self.min_replicas} is more than max_replicas, {self.max_replicas}"
+            )
+        if self.target_ongoing_requests and self.target_outstanding_tokens:
+            raise ValueError(
+                "target_outstanding_tokens counts tokens in place of requests; "
+                "leave out target_ongoing_requests"
+            )
+        return self
+
+    def carried_requests(self, max_batch: int) -> float:
+        """What a replica should carry if requests are counted: less than a full batch by default,
+        since replicas that are full while they carry what they should make what comes next wait.
+        """
+        return self.target_ongoing_requests or float(max(1, 3 * max_batch // 4))
+
+    def serve_options(self, max_batch: int) -> dict[str, Any]:
+        """Serve's `autoscaling_config`; whole, since in a document it replaces what code says."""
+        options = self.model_dump(
+            exclude_none=True, exclude={"target_outstanding_tokens", "drain_s"}
+        )
+        tokens = self.target_outstanding_tokens
+        carried = float(tokens) if tokens else self.carried_requests(max_batch)
+        options["target_ongoing_requests"] = carried
+        # Deprecated, and the one that works: Ray 2.60 defines its two variables, unused.
+        options["metrics_interval_s"] = PUSH_INTERVAL_S
+        options["policy"] = {"policy_function": BY_TOKENS if tokens else BY_REQUESTS}
+        return options
 
 
 class TargetConfig(EngineConfig):
@@ -144,17 +239,48 @@ class TargetConfig(EngineConfig):
     )
     prefix_cache: bool = Field(True, description="Copy common beginnings of texts, once computed.")
     num_replicas: int = Field(1, ge=1, description="Replicas of this target.")
+    autoscaling: AutoscalingConfig | None = Field(
+        None, description="Replicas follow the load; none: there are always `num_replicas`."
+    )
     placement: str | None = Field(
         None,
         pattern=PLACEMENT_NAME,
         description="Group of nodes that the replicas run on; `s2d serve` has one node for all.",
     )
 
+    @property
+    def most_replicas(self) -> int:
+        """As many as there may ever be."""
+        return self.num_replicas if self.autoscaling is None else self.autoscaling.max_replicas
+
     @model_validator(mode="after")
     def _gpus_on_gpu(self) -> TargetConfig:
         if self.num_gpus > 1 and self.device == "cpu":
             raise ValueError("num_gpus is more than 1, but device is cpu")
         return self
+
+    @model_validator(mode="after")
+    def _scales(self) -> TargetConfig:
+        if self.autoscaling is None:
+            return self
+        if "num_replicas" in self.model_fields_set:
+            raise ValueError(
+                "num_replicas: autoscaling chooses the number, between its min_replicas and "
+                "max_replicas; leave num_replicas out"
+            )
+        wanted = self.autoscaling.target_ongoing_requests
+        if wanted is not None and wanted > self.max_ongoing_requests:
+            raise ValueError(
+                f"autoscaling.target_ongoing_requests: {wanted:g} is more than a replica takes "
+                f"(max_batch + max_waiting + {SPARE_REQUESTS} = {self.max_ongoing_requests}), "
+                "so there would never be another one"
+            )
+        return self
+
+    @property
+    def max_ongoing_requests(self) -> int:
+        """Serve's bound of a replica. More than the engine takes, so that the engine refuses."""
+        return self.max_batch + self.max_waiting + SPARE_REQUESTS
 
 
 class DraftConfig(EngineConfig):
@@ -212,7 +338,72 @@ class TenancyConfig(Section):
     max_waiting_bytes: int = Field(
         64 * 2**20, ge=1024, description="Bodies of waiting requests, all together; more get 503."
     )
+    local_texts: int = Field(
+        0, ge=0, le=64, description="Texts each router runs by itself without a ledger; 0: 503."
+    )
     usage_to_stdout: bool = Field(False, description="Print each usage record as well.")
+
+
+class RoutedTarget(Section):
+    """What the router goes by when it chooses among targets."""
+
+    cost: float = Field(1.0, gt=0, description="Of a token, relative; `auto` takes the dearest.")
+    prefill_tokens_per_s: float = Field(1_000.0, gt=0, description="Of one prompt.")
+    decode_tokens_per_s: float = Field(20.0, gt=0, description="Of one text.")
+
+
+class PlanRow(Section):
+    """A row of the plan table. What it leaves out fits every request."""
+
+    target: str | None = Field(None, description="For requests that go to this target.")
+    task: str | None = Field(
+        None, max_length=64, description="For requests that name this class in `s2d.task`."
+    )
+    max_load_s: float | None = Field(
+        None, ge=0, description="While the outstanding tokens are at most so many seconds of work."
+    )
+    plan: PlanConfig = Field(
+        description="Its plan; what it leaves out comes from the config's `plan`."
+    )
+
+
+class RoutingConfig(Section):
+    """Names that leave the choice of a target to the service, and the plan table. Live."""
+
+    patience_s: float = Field(
+        20.0, gt=0, description="`auto` takes the dearest target that answers within this time."
+    )
+    targets: dict[str, RoutedTarget] = Field(
+        {}, description="Costs and speeds of targets, by name."
+    )
+    splits: dict[str, dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]] = Field(
+        {}, description="Names that stand for several targets, each with its weight."
+    )
+    plans: tuple[PlanRow, ...] = Field(
+        (), description="The plan table; the first row that fits a request is its plan."
+    )
+
+    def troubles(self, targets: Collection[str]) -> Iterator[str]:
+        """What is wrong with it where these are the targets; each names its key."""
+        for name in (*targets, *self.splits):
+            if name in list(Auto):
+                where = "targets" if name in targets else "routing.splits"
+                yield f"{where}.{name}: with routing, this name leaves the choice to the service"
+        named = [(f"targets.{name}", name) for name in self.targets]
+        for split, weights in self.splits.items():
+            if not re.fullmatch(TARGET_NAME, split):
+                yield f"routing.splits: {split!r} must be {TARGET_NAME_IN_WORDS}"
+            if split in targets:
+                yield f"routing.splits.{split}: a target has this name"
+            if not sum(weights.values()):
+                yield f"routing.splits.{split}: no target has a weight above 0"
+            named += [(f"splits.{split}.{name}", name) for name in weights]
+        for number, row in enumerate(self.plans):
+            if row.target is not None:
+                named.append((f"plans.{number}.target", row.target))
+        for where, name in named:
+            if name not in targets:
+                yield f"routing.{where}: there is no target {name!r}"
 
 
 class AppConfig(Section):
@@ -228,6 +419,9 @@ class AppConfig(Section):
     tenancy: TenancyConfig | None = Field(
         None, description="Tenants; none: whoever asks is served."
     )
+    routing: RoutingConfig | None = Field(
+        None, description="`auto`, splits and the plan table; none: requests name their target."
+    )
 
     def models_at(self, place: str | None = None) -> list[str]:
         """Sources of all models, each once; with a place, those of a placement or of `draft`."""
@@ -242,11 +436,15 @@ class AppConfig(Section):
     @classmethod
     def _names(cls, targets: dict[str, TargetConfig]) -> dict[str, TargetConfig]:
         for name in targets:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
-                raise ValueError(
-                    f"target name {name!r} must be 1-63 letters, digits, '.', '_' or '-'"
-                )
+            if not re.fullmatch(TARGET_NAME, name):
+                raise ValueError(f"target name {name!r} must be {TARGET_NAME_IN_WORDS}")
         return targets
+
+    @model_validator(mode="after")
+    def _routes_lead_somewhere(self) -> AppConfig:
+        for trouble in self.routing.troubles(self.targets) if self.routing else ():
+            raise PydanticCustomError("route", "{trouble}", {"trouble": trouble})
+        return self
 
     @model_validator(mode="after")
     def _loopback_or_keys(self) -> AppConfig:

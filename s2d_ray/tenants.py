@@ -160,9 +160,14 @@ def load_tenants(path: Path) -> TenantsFile:
     return parse_tenants(text, str(path))
 
 
+def dump_tenants(tenants: TenantsFile) -> str:
+    """The text of a tenants file: what was written, defaults and comments left out."""
+    return yaml.safe_dump({"version": TENANTS_VERSION, **as_written(tenants)}, sort_keys=False)
+
+
 def save_tenants(path: Path, tenants: TenantsFile) -> None:
     """Replace a tenants file at once, so that no reader sees half of it."""
-    text = yaml.safe_dump({"version": TENANTS_VERSION, **as_written(tenants)}, sort_keys=False)
+    text = dump_tenants(tenants)
     descriptor, half = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:  # mode 0600

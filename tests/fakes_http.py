@@ -8,7 +8,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -32,7 +32,8 @@ from s2d_ray.engine.messages import (
     Usage,
 )
 from s2d_ray.errors import RequestError
-from s2d_ray.serve.backend import Health, TargetHealth, TargetInfo
+from s2d_ray.policy.routing import Rules, TargetState
+from s2d_ray.serve.backend import Health, Routing, TargetHealth, TargetInfo
 from s2d_ray.serve.ingress import build_app
 from tests.published import check_answer
 
@@ -69,6 +70,7 @@ class FakeBackend:
     """Plays a script for every request, and records requests and finished aborts.
 
     script: one for all, or a function of the request. Its tokens are the characters of a text.
+    rules: of routing, with which there is `auto`. They, `costs` and `dead` may be changed.
     """
 
     def __init__(
@@ -76,7 +78,8 @@ class FakeBackend:
         script: Script | Callable[[GenerateRequest], Script] = SCRIPT,
         *,
         health: Health | Exception | None = None,
-        plans: Mapping[str, Plan | None] | None = None,
+        rules: Rules[Plan] | None = None,
+        costs: Mapping[str, float] | None = None,
     ) -> None:
         self.script = script
         self.requests: list[tuple[str, GenerateRequest]] = []
@@ -85,13 +88,21 @@ class FakeBackend:
         self.closed = threading.Event()
         self.num_closed = 0
         self._health = health or Health(True, False, {"tiny": TargetHealth(True, True)}, {})
-        self._plans = plans or {"tiny": None, "tiny-int8": None}
+        self.costs = costs or {"tiny": 1.0, "tiny-int8": 1.0}
+        self.rules = rules
+        self.dead: set[str] = set()
 
     def targets(self) -> Mapping[str, TargetInfo]:
-        return {
-            name: TargetInfo(name, 1_700_000_000, "folder/tiny", 64, plan)
-            for name, plan in self._plans.items()
+        return {name: TargetInfo(name, 1_700_000_000, "folder/tiny", 64) for name in self.costs}
+
+    def routing(self) -> Routing:
+        states = {
+            name: TargetState(True, 64, cost, 8, 1_000.0, 20.0) for name, cost in self.costs.items()
         }
+        return Routing(PLAN, states, self.rules or Rules(), has_auto=self.rules is not None)
+
+    async def alive(self) -> Collection[str]:
+        return self.costs.keys() - self.dead
 
     async def generate(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         self.requests.append((target, request))
@@ -131,7 +142,7 @@ class FakeBackend:
 
 
 def app_over(backend: FakeBackend, **http: Any) -> FastAPI:
-    return build_app(backend, HttpConfig(**http), PLAN)
+    return build_app(backend, HttpConfig(**http))
 
 
 def chat_body(**fields: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from s2d_ray.engine.assemble import make_target
 from s2d_ray.engine.draft_client import DraftClient
 from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Refused, Tokens
 from s2d_ray.engine.target_engine import TargetEngine
+from s2d_ray.policy.routing import TargetState
 from s2d_ray.serve import engine_calls
-from s2d_ray.serve.backend import Health, TargetHealth, TargetInfo, refusal
+from s2d_ray.serve.backend import Health, Routing, TargetHealth, TargetInfo, refusal
 from s2d_ray.serve.ingress import build_app
 from tests.fakes_http import serving
 from tests.tiny import tiny_checkpoint
@@ -32,6 +33,12 @@ class LocalBackend:
 
     def targets(self) -> Mapping[str, TargetInfo]:
         return {NAME: TargetInfo(NAME, 1_700_000_000, "folder/tiny", MAX_CONTEXT)}
+
+    def routing(self) -> Routing:
+        return Routing(Plan(), {NAME: TargetState(True, MAX_CONTEXT, 1.0, 8, 1_000.0, 20.0)})
+
+    async def alive(self) -> Collection[str]:
+        return [NAME]
 
     async def generate(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         async with aclosing(engine_calls.generate(self._engine, request)) as events:
@@ -76,7 +83,7 @@ def tiny_service(folder: Path) -> Iterator[str]:
     target = make_target(config, folder, DraftClient(1.0, 1.0), replica="fuzz")
     target.loop.start()
     try:
-        with serving(build_app(LocalBackend(target), HttpConfig(), Plan())) as url:
+        with serving(build_app(LocalBackend(target), HttpConfig())) as url:
             yield url
     finally:
         target.stop()

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-from pathlib import Path
 
 import torch
 import transformers
 
+from s2d_ray.bench.checkout import commit
 from s2d_ray.config import AppConfig
-from s2d_ray.models.fingerprint import cpu_model
+from s2d_ray.core.host import cpu_model
 from s2d_ray.models.sources import GgufFile, LocalFolder, parse_source
-
-PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def host_card(config: AppConfig) -> dict[str, str]:
@@ -29,16 +26,6 @@ def host_card(config: AppConfig) -> dict[str, str]:
         "config": config_hash(config),
         "target": f"{model_name(target.model)}: {target.precision}",
     }
-
-
-def commit() -> str:
-    """The checkout's commit, "-dirty" if files differ from it; "unknown" outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def model_name(source: str) -> str:

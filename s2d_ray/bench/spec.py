@@ -20,7 +20,8 @@ from typing import Any
 from s2d_ray.bench import spec_report
 from s2d_ray.bench.alternate import Case, Method, in_turn, warm_up
 from s2d_ray.bench.bar import StderrBar, stderr_bar
-from s2d_ray.bench.card import commit, config_hash, host_card
+from s2d_ray.bench.card import config_hash, host_card
+from s2d_ray.bench.checkout import commit
 from s2d_ray.bench.figures import Written
 from s2d_ray.bench.questions import Question, choose, read_questions, shortest
 from s2d_ray.bench.rig import Parts
@@ -31,6 +32,7 @@ from s2d_ray.config import AppConfig, TargetConfig
 from s2d_ray.errors import ConfigError, DataError
 from s2d_ray.models.lineage import hash_of_weights
 from s2d_ray.models.text import Text
+from s2d_ray.pictures import need_pictures
 
 QUICK_TOKENS = 16
 """Longest answer of a quick run."""
@@ -182,7 +184,7 @@ def _parts(config: AppConfig, name: str, stack: ExitStack, bar: StderrBar) -> Pa
 
 def run(settings: Settings) -> int:
     """Answer, report, print. -> exit code: 1 if a plan of ours wrote other ids than plain."""
-    spec_report.need_pictures()
+    need_pictures()
     if settings.quick:
         settings = quickly(settings)
     targets, questions = settings.target_configs(), settings.chosen()

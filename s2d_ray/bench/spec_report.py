@@ -9,7 +9,6 @@ from typing import Any
 
 from s2d_ray.bench import spec_figures
 from s2d_ray.bench.spec_figures import BASELINE, PEERS, Answered
-from s2d_ray.errors import RunError
 
 
 def report(
@@ -48,15 +47,6 @@ def report(
         if plan not in PEERS and not one["identical"]
     ]
     return table, line, wrong
-
-
-def need_pictures() -> None:
-    """Raises RunError if the library that draws them is not installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise RunError("matplotlib is missing; install it: pip install 's2d-ray[train]'") from None
-    matplotlib.use("agg")
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:

@@ -72,6 +72,7 @@ class Target:
         return EngineStatus(
             self.bitwise_exact,
             self.batch.queue_depth,
+            self.batch.outstanding_tokens,
             self.loop.silent_s,
             dict(self.batch.counters),
             self.batch.fingerprint,

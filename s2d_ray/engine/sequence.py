@@ -160,6 +160,11 @@ class Sequence:
         return self.max_length - len(self.ids)
 
     @property
+    def num_outstanding(self) -> int:
+        """Tokens still to compute in chunks, and those that may still be written."""
+        return max(0, self.num_prefill - self.num_computed) + self.num_remaining
+
+    @property
     def wants_proposal(self) -> bool:
         """Whether a guess could save a forward: with one token left it could not."""
         speculates = self.request.mode is not Mode.OFF and self.request.plan.max_proposal > 0

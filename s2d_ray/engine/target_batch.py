@@ -105,6 +105,11 @@ class TargetBatch:
         return len(self._schedule)
 
     @property
+    def outstanding_tokens(self) -> int:
+        """Tokens that waiting and running sequences have still to compute and may still write."""
+        return sum(sequence.num_outstanding for sequence in self._schedule)
+
+    @property
     def num_held_blocks(self) -> int:
         """Blocks of the prefix cache that running texts may take at any time."""
         return self._schedule.num_held_blocks

@@ -14,7 +14,13 @@ from typing import Any
 from s2d_ray.kube.manifest import Body, Item, serve_document
 
 COUNTS = ("replicas", "minReplicas", "maxReplicas")
-IN_PLACE_OPTIONS = {"num_replicas", "max_ongoing_requests", "autoscaling_config"}
+LIVE_OPTIONS = {"user_config"}
+IN_PLACE_OPTIONS = {
+    "num_replicas",
+    "max_ongoing_requests",
+    "autoscaling_config",
+    "graceful_shutdown_timeout_s",
+}
 
 
 class Effect(StrEnum):
@@ -124,14 +130,23 @@ def _applications(document: Any) -> dict[str, Body]:
 def _application_effect(live: Body, wanted: Body) -> Effect | None:
     if live == wanted:
         return None
-    same = _without_options(live) == _without_options(wanted)
-    return Effect.IN_PLACE if same else Effect.RESTART
+    for effect, options in (
+        (Effect.LIVE, LIVE_OPTIONS),
+        (Effect.IN_PLACE, LIVE_OPTIONS | IN_PLACE_OPTIONS),
+    ):
+        if _without(options, live) == _without(options, wanted):
+            return effect
+    return Effect.RESTART
 
 
-def _without_options(application: Body) -> Body:
-    """An application without what Serve changes on running replicas."""
+def _without(options: set[str], application: Body) -> Body:
+    """An application without these options of its deployments.
+
+    The policy of an autoscaling_config stays: Serve takes it for a part of the code.
+    """
     deployments = {
-        deployment["name"]: {k: v for k, v in deployment.items() if k not in IN_PLACE_OPTIONS}
+        deployment["name"]: {k: v for k, v in deployment.items() if k not in options}
+        | {"policy": (deployment.get("autoscaling_config") or {}).get("policy")}
         for deployment in application.get("deployments", [])
     }
     return {**application, "deployments": deployments}

@@ -15,7 +15,16 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from s2d_ray.config import DraftConfig, HttpConfig, TargetConfig
+from s2d_ray.config import (
+    BY_REQUESTS,
+    BY_TOKENS,
+    SPARE_REQUESTS,
+    AutoscalingConfig,
+    DraftConfig,
+    HttpConfig,
+    TargetConfig,
+    TenancyConfig,
+)
 from s2d_ray.kube.values import ChartValues
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +43,7 @@ DEFAULTS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
             *("max_batch", "max_waiting", "num_replicas"),
         ),
     ),
+    "tenancy": (TenancyConfig, ("max_wait_s", "local_texts")),
 }
 """Defaults of `config` that the Serve document names although nobody wrote them."""
 
@@ -53,6 +63,14 @@ def files_of_chart() -> dict[str, str]:
         section: {key: model.model_fields[key].default for key in keys}
         for section, (model, keys) in DEFAULTS.items()
     }
+    autoscaling = AutoscalingConfig(max_replicas=1)
+    scaling = autoscaling.serve_options(max_batch=1)
+    for key in ("max_replicas", "target_ongoing_requests", "policy"):  # depend on what is written
+        del scaling[key]
+    defaults["autoscaling"] = scaling
+    defaults["drainS"] = autoscaling.drain_s
+    defaults["policies"] = {"requests": BY_REQUESTS, "tokens": BY_TOKENS}
+    defaults["spareRequests"] = SPARE_REQUESTS
     defaults["rayVersion"] = version("ray")
     return {
         "values.schema.json": json.dumps(schema, indent=1) + "\n",

@@ -14,7 +14,9 @@ from s2d_ray.kube import manifest
 from s2d_ray.kube.changes import Change, changes_of
 from s2d_ray.kube.client import Cluster, connect
 from s2d_ray.kube.manifest import Item, read_manifest
+from s2d_ray.kube.options import As, Context, Force, Namespace
 from s2d_ray.kube.state import Verdict, describe, describe_load, read_state, verdict
+from s2d_ray.kube.tenants import tenants_app
 
 CheckDocument = Callable[[Any], list[str]]
 """What is wrong with a Serve document; handed in, since Ray knows and this package does not."""
@@ -24,14 +26,10 @@ POLL_S = 2.0
 kube_app = typer.Typer(
     help="Check, apply and watch what the Helm chart renders, on Kubernetes.", no_args_is_help=True
 )
+kube_app.add_typer(tenants_app)
 
 File = Annotated[Path, typer.Argument(help="A rendered manifest: the output of `helm template`.")]
 Name = Annotated[str, typer.Argument(help="Name of the RayService.")]
-Context = Annotated[str | None, typer.Option("--context", help="A context of the kubeconfig.")]
-Namespace = Annotated[
-    str | None, typer.Option("--namespace", "-n", help="By default the context's.")
-]
-As = Annotated[str | None, typer.Option("--as", help="Act as another user.")]
 
 
 @kube_app.command()
@@ -90,7 +88,7 @@ def apply(
     kube_context: Context = None,
     namespace: Namespace = None,
     as_user: As = None,
-    force: Annotated[bool, typer.Option("--force", help="Take fields over from others.")] = False,
+    force: Force = False,
 ) -> None:
     """Apply a manifest on the server; nothing is applied if the server refuses any part of it."""
     cluster = connect(kube_context, namespace, as_user)

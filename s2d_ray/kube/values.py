@@ -98,6 +98,21 @@ class RouterGroup(Group):
     pdb: Budget = Budget()
 
 
+class State(Values):
+    """Where the ledger keeps usage, revoked keys and buckets."""
+
+    existing_claim: str = Field(
+        "", description="A claim of yours; without one all ends with the pod."
+    )
+    size: Quantity = Field("2Gi", description="Bound of an emptyDir; logs take up to 1.2 GB.")
+
+
+class ControlGroup(Group):
+    """One pod for the draft manager and, with `config.tenancy`, the ledger."""
+
+    state: State = State()
+
+
 class Placement(Group):
     """Where targets run: `placement` of a target in `config` is one of these."""
 
@@ -125,6 +140,13 @@ class SecretName(Values):
 class Secrets(Values):
     """Names of Secrets."""
 
+    tenants: SecretName = Field(
+        SecretName(),
+        description="The tenants file, key `tenants.yaml`; `s2d kube tenants sync` keeps it.",
+    )
+    test_key: SecretName = Field(
+        SecretName(), description="An API key, key `key`, for `helm test`; needed with tenants."
+    )
     hub: SecretName = Field(
         SecretName(), description="The hub's token, key `token`, for gated models."
     )
@@ -209,8 +231,9 @@ class ChartValues(Values):
     router: RouterGroup = Field(
         RouterGroup(resources=_limits(1, "2Gi")), description="The HTTP edge."
     )
-    control: Group = Field(
-        Group(resources=_limits(1, "2Gi")), description="One pod for the draft manager."
+    control: ControlGroup = Field(
+        ControlGroup(resources=_limits(1, "2Gi")),
+        description="One pod for the draft manager and, with `config.tenancy`, the ledger.",
     )
     draft: Group = Field(
         Group(resources=_limits(2, "4Gi")), description="One pod for the draft; never scaled away."

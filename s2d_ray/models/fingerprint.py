@@ -11,6 +11,7 @@ import torch
 
 from s2d_ray import __version__
 from s2d_ray.config import TargetConfig
+from s2d_ray.core.host import cpu_model
 from s2d_ray.models.lineage import hash_of_file, hash_of_weights
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "llguidance")
@@ -43,13 +44,3 @@ def _device(device: torch.device) -> tuple[str, str]:
         major, minor = torch.cuda.get_device_capability(device)
         return torch.cuda.get_device_name(device), f"{major}.{minor}"
     return cpu_model(), torch.backends.cpu.get_cpu_capability()
-
-
-def cpu_model() -> str:
-    """The CPU's name as Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown"

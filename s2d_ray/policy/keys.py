@@ -43,9 +43,14 @@ class Caller:
     targets: frozenset[str] | None = None
     modes: frozenset[str] | None = None
 
+    def check_tenant(self) -> None:
+        """Raise Forbidden if the key is an operator's."""
+        if self.is_operator:
+            raise Forbidden("This route needs the key of a tenant", code="tenant_key_needed")
+
     def check_target(self, target: str, field: str | None = "model") -> None:
         """Raise Forbidden if the caller may not use this target."""
-        self._check_tenant()
+        self.check_tenant()
         if self.targets is not None and target not in self.targets:
             names = ", ".join(sorted(self.targets)) or "none"
             raise Forbidden(
@@ -68,10 +73,6 @@ class Caller:
         """Raise Forbidden if the key is not an operator's."""
         if not self.is_operator:
             raise Forbidden("This route needs the key of an operator", code="operator_key_needed")
-
-    def _check_tenant(self) -> None:
-        if self.is_operator:
-            raise Forbidden("This route needs the key of a tenant", code="tenant_key_needed")
 
 
 @dataclass(frozen=True)

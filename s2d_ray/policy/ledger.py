@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
 
 from s2d_ray.policy.accounts import Account, amounts
 from s2d_ray.policy.fair_queue import Ask, FairQueue
 from s2d_ray.policy.limits import Allowance, Limits, Reason, Refusal
+from s2d_ray.policy.waiting import Waiting
 
 LAPSE_S = 5.0
 RECOVERY_S = 2.0
@@ -22,10 +24,13 @@ RECOVERY_S = 2.0
 SLOTS_AHEAD = 1.25
 """Grants per batch slot: so few wait in the replicas' own first-come-first-served queues."""
 
+REMEMBERED = 2_000
+"""Ids of closed grants, which routers may tell of once more where an answer was lost."""
+
 
 @dataclass(frozen=True)
 class Grant:
-    """A request that may run. `life` names the ledger that granted it."""
+    """A request that may run. `life` names the ledger that granted it, or the router."""
 
     id: str
     tenant: str
@@ -45,6 +50,14 @@ class Granted:
 
 
 @dataclass(frozen=True)
+class Held:
+    """Texts that wait for one target, and their tokens."""
+
+    num_texts: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Bounds:
     """What the ledger takes in all, whatever the tenants' own limits add up to.
 
@@ -59,11 +72,14 @@ class Bounds:
 class Snapshot:
     """What a ledger leaves to the next one: levels of buckets, and the grants they paid for.
 
-    levels: by tenant and kind, as if those that wait had never asked. paid: ids of open grants.
+    levels: by tenant and kind, as if those that wait had never asked. paid: ids of open grants,
+    and of those of earlier ledgers that no router has told of yet. closed: ids of the last ones
+    that ended or lapsed, which are settled.
     """
 
     levels: dict[str, dict[str, float]]
     paid: list[str]
+    closed: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -90,15 +106,16 @@ class Ledger:
         self._bounds = bounds
         self._life = life
         self._opens_s = now_s if snapshot is None else now_s + RECOVERY_S
-        self._paid = frozenset(snapshot.paid if snapshot else ())
-        self._adopted: set[str] = set()
+        self._paid = dict.fromkeys(snapshot.paid if snapshot else ())
+        self._closed = dict.fromkeys(snapshot.closed if snapshot else ())
         levels = snapshot.levels if snapshot else {}
         self._accounts = {
             name: Account(limits, now_s, levels.get(name, {})) for name, limits in tenants.items()
         }
         self._queues: dict[str, FairQueue] = {}
-        self._waiting: dict[str, Ask] = {}
-        self._open: dict[str, _Open] = {}
+        self._waiting = Waiting()
+        self._open: dict[str, _Open] = {}  # those renewed longest ago come first
+        self._running: Counter[str] = Counter()  # texts, by target
         self._slots: dict[str, int] = {}
         self._refusals: list[Refusal] = []
         self.counters: Counter[str] = Counter()
@@ -110,7 +127,21 @@ class Ledger:
 
     def running(self, target: str) -> int:
         """Granted texts of a target that have not ended."""
-        return sum(o.grant.num_texts for o in self._open.values() if o.grant.target == target)
+        return self._running[target]
+
+    def held(self, target: str) -> Held:
+        """What waits for a target and could run if it had room.
+
+        Not what waits for its tenant's own `max_running`: more room would not let it run.
+        """
+        num_texts: Counter[str] = Counter()
+        tokens = 0
+        for ask in self._waiting:
+            account = self._accounts[ask.tenant]
+            if ask.target == target and account.has_room(num_texts[ask.tenant] + ask.num_texts):
+                num_texts[ask.tenant] += ask.num_texts
+                tokens += ask.tokens
+        return Held(num_texts.total(), tokens)
 
     def set_tenants(self, tenants: Mapping[str, Limits], now_s: float) -> None:
         """Take over a new version of the tenants' limits; what runs goes on."""
@@ -129,7 +160,7 @@ class Ledger:
             if ask.tenant in self._accounts:
                 self._push(ask)
             else:
-                del self._waiting[ask.id]
+                self._waiting.remove(ask)
                 self._refuse(ask, Reason.UNKNOWN_TENANT, now_s)
 
     def set_slots(self, batch_slots: Mapping[str, int]) -> None:
@@ -150,7 +181,7 @@ class Ledger:
             return
         account.take(ask.tokens, now_s)
         account.num_waiting += 1
-        self._waiting[ask.id] = ask
+        self._waiting.add(ask)
         self._push(ask)
 
     def cancel(self, ask_id: str, now_s: float) -> None:
@@ -164,7 +195,7 @@ class Ledger:
         """End a grant and settle its tokens: refund what was not used. Twice is as good as once."""
         if not self._is_open(grant, now_s):
             return
-        del self._open[grant.id]
+        self._close(grant)
         account = self._accounts.get(grant.tenant)
         if account is not None:
             account.num_running -= grant.num_texts
@@ -172,19 +203,19 @@ class Ledger:
         self.counters["finished"] += 1
 
     def renew(self, grants: Iterable[Grant], now_s: float) -> None:
-        """A router tells of its open grants. Those of an earlier life are adopted.
-
-        One of this life that has lapsed or ended does not come back.
+        """A router tells of its open grants. Those of another life are adopted: of an earlier
+        ledger, or of the router itself. One that has lapsed or ended does not come back.
         """
         for grant in grants:
             if self._is_open(grant, now_s):
-                self._open[grant.id].renewed_s = now_s
+                entry = self._open.pop(grant.id)
+                entry.renewed_s = now_s
+                self._open[grant.id] = entry
 
     def decide(self, now_s: float) -> list[Granted | Refusal]:
         """All decisions that are due: refusals, expired requests, lapsed grants, new grants."""
-        for entry in [o for o in self._open.values() if now_s - o.renewed_s > LAPSE_S]:
-            self._lapse(entry.grant)
-        for ask in [ask for ask in self._waiting.values() if ask.deadline_s <= now_s]:
+        self._lapse_old(now_s)
+        for ask in self._waiting.expired(now_s):
             self._leave(ask, now_s)
             self._refuse(ask, Reason.DEADLINE, now_s)
         refusals, self._refusals = self._refusals, []
@@ -199,17 +230,16 @@ class Ledger:
     def snapshot(self, now_s: float) -> Snapshot:
         """What the next ledger needs."""
         levels = {name: account.levels(now_s) for name, account in self._accounts.items()}
-        for ask in self._waiting.values():
+        for ask in self._waiting:
             for kind in levels[ask.tenant]:
                 levels[ask.tenant][kind] += amounts(ask.tokens)[kind]
-        return Snapshot(levels, sorted(self._open))
+        return Snapshot(levels, [*self._paid, *self._open][-REMEMBERED:], list(self._closed))
 
     def _objection(self, ask: Ask) -> Reason | None:
         """Why a request cannot be taken whatever its tenant has left."""
         if len(self._open) + len(self._waiting) >= self._bounds.max_open:
             return Reason.SERVICE_FULL
-        held = sum(waiting.num_bytes for waiting in self._waiting.values())
-        if held + ask.num_bytes > self._bounds.max_waiting_bytes:
+        if self._waiting.num_bytes + ask.num_bytes > self._bounds.max_waiting_bytes:
             return Reason.SERVICE_FULL
         account = self._accounts.get(ask.tenant)
         if account is None:
@@ -220,12 +250,12 @@ class Ledger:
         for target, queue in self._queues.items():
             while (ask := queue.head(self._may_run)) is not None and self._fits(ask):
                 queue.grant(ask)
-                del self._waiting[ask.id]
+                self._waiting.remove(ask)
                 account = self._accounts[ask.tenant]
                 account.num_waiting -= 1
                 account.num_running += ask.num_texts
                 grant = Grant(ask.id, ask.tenant, target, ask.tokens, ask.num_texts, self._life)
-                self._open[grant.id] = _Open(grant, now_s)
+                self._begin(grant, now_s)
                 self.counters["granted"] += 1
                 yield Granted(grant, now_s - ask.arrived_s, account.allowances(now_s))
 
@@ -245,7 +275,7 @@ class Ledger:
 
     def _leave(self, ask: Ask, now_s: float) -> None:
         self._queues[ask.target].drop(ask)
-        del self._waiting[ask.id]
+        self._waiting.remove(ask)
         account = self._accounts[ask.tenant]
         account.num_waiting -= 1
         account.give_back(ask.tokens, now_s)
@@ -262,25 +292,38 @@ class Ledger:
     def _is_open(self, grant: Grant, now_s: float) -> bool:
         if grant.id in self._open:
             return True
-        if grant.life == self._life or grant.id in self._adopted:
+        if grant.life == self._life or grant.id in self._closed:
             return False
         self._adopt(grant, now_s)
         return True
 
     def _adopt(self, grant: Grant, now_s: float) -> None:
-        """Take over a grant of an earlier life, and charge it unless the snapshot has done so."""
-        self._adopted.add(grant.id)
-        self._open[grant.id] = _Open(grant, now_s)
+        """Take over a grant of another life, and charge it unless the snapshot has done so."""
+        self._begin(grant, now_s)
+        is_paid = grant.id in self._paid
+        self._paid.pop(grant.id, None)
         account = self._accounts.get(grant.tenant)
         if account is not None:
             account.num_running += grant.num_texts
-            if grant.id not in self._paid:
+            if not is_paid:
                 account.owe(grant.tokens, now_s)
         self.counters["adopted"] += 1
 
-    def _lapse(self, grant: Grant) -> None:
-        del self._open[grant.id]
-        account = self._accounts.get(grant.tenant)
-        if account is not None:
-            account.num_running -= grant.num_texts
-        self.counters["lapsed"] += 1
+    def _begin(self, grant: Grant, now_s: float) -> None:
+        self._open[grant.id] = _Open(grant, now_s)
+        self._running[grant.target] += grant.num_texts
+
+    def _close(self, grant: Grant) -> None:
+        begun = self._open.pop(grant.id).grant
+        self._running[begun.target] -= begun.num_texts
+        self._closed[grant.id] = None
+        if len(self._closed) > REMEMBERED:
+            del self._closed[next(iter(self._closed))]
+
+    def _lapse_old(self, now_s: float) -> None:
+        for entry in list(takewhile(lambda o: now_s - o.renewed_s > LAPSE_S, self._open.values())):
+            self._close(entry.grant)
+            account = self._accounts.get(entry.grant.tenant)
+            if account is not None:
+                account.num_running -= entry.grant.num_texts
+            self.counters["lapsed"] += 1

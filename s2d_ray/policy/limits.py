@@ -94,6 +94,11 @@ _KINDS: dict[Reason, type[RequestError]] = {
 }
 
 
+def status_of(reason: Reason) -> int:
+    """The HTTP status of a refusal."""
+    return _KINDS[reason].status
+
+
 @dataclass(frozen=True)
 class Refusal:
     """A request that was not admitted, and when another try may help."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-from s2d_ray.errors import Forbidden, RequestError, Unavailable, UnknownModel
+from s2d_ray.errors import Forbidden, Unavailable, UnknownModel
 
 AnyPlan = TypeVar("AnyPlan")
 
@@ -64,8 +64,9 @@ class TargetState:
 class Question:
     """A request, as far as the choice goes.
 
-    conversation: equal for all turns of one, such as a hash of its first messages.
-    allowed: targets the tenant may use, None for all. task: the class of task, if it is known.
+    prompt_tokens, output_tokens: estimates. conversation: equal for all turns of one, such as a
+    hash of its first messages. allowed: targets the tenant may use, None for all. task: the class
+    of task, if it is known.
     """
 
     model: str
@@ -118,16 +119,25 @@ def choose(
     """Choose target and plan.
 
     A target that is named is taken whether it lives or not, since a request may wait for it; one
-    that is chosen lives, is allowed, and has room for the request.
-    Raises UnknownModel, Forbidden, Unavailable if nothing that may be used lives, RequestError if
-    the request is too long for all of it.
+    that is chosen lives, is allowed, and has room for the request, or if none has, the most room.
+    Raises UnknownModel, Forbidden, or Unavailable if nothing that may be used lives.
     """
     target, reason = _target(question, targets, rules)
-    load = targets[target].load
+    row = plan_of(rules, target, question.task, targets[target].load)
+    if row is None:
+        return Choice(target, None, reason)
+    number, plan = row
+    return Choice(target, plan, f"{reason}; plan {number}")
+
+
+def plan_of(
+    rules: Rules[AnyPlan], target: str, task: str | None = None, load: float = 0.0
+) -> tuple[int, AnyPlan] | None:
+    """The first row of the plan table that fits: its number, from 1, and its plan."""
     for number, rule in enumerate(rules.plans, start=1):
-        if rule.fits(target, question.task, load):
-            return Choice(target, rule.plan, f"{reason}; plan {number}")
-    return Choice(target, None, reason)
+        if rule.fits(target, task, load):
+            return number, rule.plan
+    return None
 
 
 def _target(
@@ -181,7 +191,10 @@ def _split(
 def _usable(
     question: Question, targets: Mapping[str, TargetState], names: Mapping[str, object]
 ) -> list[str]:
-    """The targets that are allowed, live and have room for the request, in order of name."""
+    """The targets that are allowed, live and have room for the request, in order of name.
+
+    If none has room by the estimate, those of the longest context, which count exactly.
+    """
     allowed = [
         name for name in sorted(names) if question.allowed is None or name in question.allowed
     ]
@@ -192,15 +205,10 @@ def _usable(
     alive = [name for name in allowed if targets[name].is_alive]
     if not alive:
         raise Unavailable("No target that this key may use is there now", code="not_ready")
-    fitting = [name for name in alive if question.prompt_tokens < targets[name].max_context]
-    if not fitting:
-        longest = max(targets[name].max_context for name in alive)
-        raise RequestError(
-            f"The prompt may have {question.prompt_tokens} tokens; "
-            f"the targets there now take at most {longest - 1}",
-            code="context_length_exceeded",
-        )
-    return fitting
+    if fitting := [name for name in alive if question.prompt_tokens < targets[name].max_context]:
+        return fitting
+    longest = max(targets[name].max_context for name in alive)
+    return [name for name in alive if targets[name].max_context == longest]
 
 
 def _draw(conversation: str, name: str) -> float:

@@ -1,10 +1,15 @@
-"""What was used: a record for each request, and totals by tenant and target. No text of anybody."""
+"""What was used: a record for each request that ran, counts of those that were refused, and totals
+by tenant and target. No text of anybody.
+"""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+
+from s2d_ray.policy.limits import Reason, Refusal, status_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,39 @@ class UsageRecord:
         return json.dumps(fields, separators=(",", ":"))
 
 
+class RefusalCounts:
+    """Requests that were refused, by tenant, target and reason.
+
+    A line for each of these and no more, however many were refused: what a flood writes down is
+    bounded by how often it is asked.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str, Reason]] = Counter()
+
+    def add(self, tenant: str, target: str, refusal: Refusal) -> None:
+        """Count one request."""
+        self._counts[tenant, target, refusal.reason] += 1
+
+    def take(self, now_s: float) -> list[str]:
+        """One line of JSON each; it starts again at none. now_s: Unix seconds."""
+        counts, self._counts = self._counts, Counter()
+        return [
+            json.dumps(
+                {
+                    "until_s": round(now_s, 3),
+                    "tenant": tenant,
+                    "target": target,
+                    "status": status_of(reason),
+                    "reason": reason.value,
+                    "requests": number,
+                },
+                separators=(",", ":"),
+            )
+            for (tenant, target, reason), number in sorted(counts.items())
+        ]
+
+
 _SUMMED = (
     "prompt_tokens",
     "cached_tokens",
@@ -47,23 +85,28 @@ _SUMMED = (
     "drafted_tokens",
     "accepted_tokens",
 )
+_COUNTED = ("requests", "failed", "refused", *_SUMMED)
 
 
 @dataclass
 class UsageTotals:
-    """Sums by tenant and target: requests, those that failed, and each kind of token."""
+    """Sums by tenant and target: requests that ran, those of them that failed, requests that were
+    refused, and each kind of token.
+    """
 
     sums: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
 
     def add(self, record: UsageRecord) -> None:
         """Count one record."""
-        target = self.sums.setdefault(record.tenant, {}).setdefault(
-            record.target, dict.fromkeys(("requests", "failed", *_SUMMED), 0)
-        )
+        target = self._sums_of(record.tenant, record.target)
         target["requests"] += 1
         target["failed"] += record.status >= 400
         for name in _SUMMED:
             target[name] += getattr(record, name)
+
+    def add_refusal(self, tenant: str, target: str) -> None:
+        """Count one request that was refused."""
+        self._sums_of(tenant, target)["refused"] += 1
 
     def of(self, tenants: Iterable[str]) -> dict[str, dict[str, dict[str, int]]]:
         """Copies of some tenants' sums, by tenant and target."""
@@ -77,5 +120,10 @@ class UsageTotals:
         """Totals that go on from `of`."""
         totals = cls()
         for tenant, targets in sums.items():
-            totals.sums[tenant] = {target: dict(counts) for target, counts in targets.items()}
+            for target, counts in targets.items():
+                totals._sums_of(tenant, target).update(counts)
         return totals
+
+    def _sums_of(self, tenant: str, target: str) -> dict[str, int]:
+        targets = self.sums.setdefault(tenant, {})
+        return targets.setdefault(target, dict.fromkeys(_COUNTED, 0))

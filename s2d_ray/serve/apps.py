@@ -5,25 +5,30 @@ Each builder takes its own subtree of the config as arguments, and nothing else:
 restarts this application alone. Annotations stay objects here, for Serve to validate by.
 """
 
+import logging
 from functools import partial
 from typing import Any
 
 import ray
 from fastapi import FastAPI
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from ray import serve
 from ray.serve import Application
 
-from s2d_ray.config import HttpConfig, PlanConfig
+from s2d_ray.config import HttpConfig
+from s2d_ray.errors import ConfigError
 from s2d_ray.serve.draft_actor import DraftActor
 from s2d_ray.serve.draft_manager import DraftManager
 from s2d_ray.serve.ingress import build_app
 from s2d_ray.serve.ledger import LedgerReplica
 from s2d_ray.serve.ledger_link import ServeLedger, running_slots, set_gauges
 from s2d_ray.serve.places import CONTROL, DRAFT, ROUTER, label_of
-from s2d_ray.serve.router import Router, TargetFacts
+from s2d_ray.serve.router import Router
+from s2d_ray.serve.router_settings import RouterSettings
 from s2d_ray.serve.target import TargetReplica
 from s2d_ray.serve.tenant_gate import TenantGate
+
+logger = logging.getLogger("ray.serve")
 
 CONSTRUCTOR_TRIES = 3
 CALLS_IN_FLIGHT = 1_000
@@ -46,16 +51,15 @@ class DraftArgs(BaseModel):
 
 
 class RouterArgs(BaseModel):
-    """Arguments of the router application: what it says about targets, not how they run.
+    """Arguments of the router application; what changes while it runs is in `RouterSettings`.
 
     max_wait_s: of a request at the ledger; None: there is no ledger, and no tenants.
+    local_texts: that a router runs by itself while the ledger is away.
     """
 
-    targets: dict[str, TargetFacts]
-    has_draft: bool
     http: dict[str, Any] = {}
-    plan: dict[str, Any] = {}
     max_wait_s: float | None = None
+    local_texts: int = 0
 
 
 class LedgerArgs(BaseModel):
@@ -107,15 +111,30 @@ class Ingress:
 
     def __init__(self, args: RouterArgs) -> None:
         self._args = args
+        self._router = Router()
+        self._has_settings = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         args = self._args
         http = HttpConfig.model_validate(args.http)
-        plan = PlanConfig.model_validate(args.plan).plan()
-        router = Router(args.targets, has_draft=args.has_draft)
-        gate = None if args.max_wait_s is None else TenantGate(ServeLedger(), args.max_wait_s)
+        gate = None
+        if args.max_wait_s is not None:
+            gate = TenantGate(ServeLedger(), args.max_wait_s, args.local_texts)
         # Serve's proxy answers x-request-id by itself.
-        return build_app(router, http, plan, gate, answers_request_id=False)
+        return build_app(self._router, http, gate, answers_request_id=False)
+
+    async def reconfigure(self, settings: dict[str, Any]) -> None:
+        """Serve hands over a new `user_config`, before the first request and whenever it changes.
+
+        Serve would replace a replica that fails here, and its successor would fail too.
+        """
+        try:
+            self._router.take(RouterSettings.model_validate(settings))
+            self._has_settings = True
+        except (ConfigError, ValidationError) as error:
+            if not self._has_settings:
+                raise
+            logger.error("the router's settings stay as they were: %s", error)
 
 
 def build_ledger(args: LedgerArgs) -> Application:

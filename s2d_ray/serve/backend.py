@@ -7,7 +7,7 @@ data, one protocol, and the relay through which the edge listens: no HTTP, no Ra
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +23,7 @@ from s2d_ray.engine.messages import (
     Tokens,
 )
 from s2d_ray.errors import RequestError, Unavailable
+from s2d_ray.policy.routing import Auto, Rules, TargetState
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,6 @@ class TargetInfo:
     """What the API says about one target.
 
     created: Unix seconds. model: its source, as the config names it. max_context: tokens.
-    plan: the target's own default plan, None for the config's.
     default_max_tokens: output cap of a request that sets none; None: what the context leaves.
     """
 
@@ -38,8 +38,27 @@ class TargetInfo:
     created: int
     model: str
     max_context: int
-    plan: Plan | None = None
     default_max_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What requests are routed by, as configured now.
+
+    plan: of requests that the plan table has none for. rules: splits and the plan table.
+    states: of every target, as if it lived and nothing were outstanding.
+    has_auto: whether a request may leave the choice of its target to the service.
+    """
+
+    plan: Plan
+    states: Mapping[str, TargetState]
+    rules: Rules[Plan] = field(default_factory=Rules)
+    has_auto: bool = False
+
+    def names(self) -> dict[str, list[str]]:
+        """Names that stand for a choice among targets -> those."""
+        autos = {kind.value: list(self.states) for kind in Auto} if self.has_auto else {}
+        return autos | {name: list(weights) for name, weights in self.rules.splits.items()}
 
 
 @dataclass(frozen=True)
@@ -69,7 +88,13 @@ class Backend(Protocol):
     """Generates text for the HTTP edge."""
 
     def targets(self) -> Mapping[str, TargetInfo]:
-        """The deployed targets by name, in the config's order. Never blocks."""
+        """The targets there are now, by name, in the config's order. Never blocks."""
+
+    def routing(self) -> Routing:
+        """What requests are routed by now; it knows the same targets. Never blocks."""
+
+    async def alive(self) -> Collection[str]:
+        """Targets that answered lately. Does not wait for those that do not."""
 
     def generate(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Serve one request as an async generator of events.

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from s2d_ray.config import AppConfig, DraftConfig, TargetConfig, TenancyConfig
+from s2d_ray.config import AppConfig, DraftConfig, PlanConfig, TargetConfig, TenancyConfig
 from s2d_ray.errors import S2DError
 from s2d_ray.models import draft_files, sources, text
 from s2d_ray.models.kv_budget import LEAST_TOKENS, TokenSize, shortage
@@ -88,13 +88,23 @@ def _draft_troubles(
         for name, fingerprint in fingerprints.items()
         if tokenizer is not None and fingerprint != tokenizer
     ]
-    surplus = len(config.plan.exit_thresholds) - (len(exit_layers) - 1)
-    if surplus > 0:
-        troubles.append(
-            f"plan.exit_thresholds: {len(config.plan.exit_thresholds)} thresholds for "
-            f"{len(exit_layers)} exits; give at most {len(exit_layers) - 1}"
-        )
+    for where, plan in _plans(config).items():
+        if len(plan.exit_thresholds) > len(exit_layers) - 1:
+            troubles.append(
+                f"{where}.exit_thresholds: {len(plan.exit_thresholds)} thresholds for "
+                f"{len(exit_layers)} exits; give at most {len(exit_layers) - 1}"
+            )
     return troubles
+
+
+def _plans(config: AppConfig) -> dict[str, PlanConfig]:
+    """All plans that name exit thresholds, by their keys."""
+    rows = config.routing.plans if config.routing else ()
+    return {"plan": config.plan} | {
+        f"routing.plans.{number}.plan": row.plan
+        for number, row in enumerate(rows)
+        if "exit_thresholds" in row.plan.model_fields_set
+    }
 
 
 def _model_config(folder: Path) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from s2d_ray.config import (
 )
 from s2d_ray.errors import ModelError, RunError
 from s2d_ray.serve.places import label_of
-from s2d_ray.serve.router import target_app
+from s2d_ray.serve.replicas import target_app
 
 POLL_S = 0.25
 APPS = "s2d_ray.serve.apps"
-NOT_ARGUMENTS = {"num_replicas", "placement", "num_routers", "max_open_requests"}
+NOT_ARGUMENTS = {"num_replicas", "autoscaling", "placement", "num_routers", "max_open_requests"}
 """Keys that go under `deployments:`, where a new number restarts nothing."""
 
 
@@ -58,6 +58,7 @@ def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
                     "name": "router",
                     "num_replicas": config.http.num_routers,
                     "max_ongoing_requests": config.http.max_open_requests,
+                    "user_config": _router_settings(config),
                 }
             ],
         }
@@ -88,32 +89,52 @@ def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str
         "deployments": [
             {
                 "name": "target",
-                "num_replicas": target.num_replicas,
-                # One more than the engine takes, so that the engine refuses, not a silent queue.
-                "max_ongoing_requests": target.max_batch + target.max_waiting + 8,
+                **_replicas(target),
+                "max_ongoing_requests": target.max_ongoing_requests,
                 "ray_actor_options": actor_options,
             }
         ],
     }
 
 
+def _replicas(target: TargetConfig) -> dict[str, Any]:
+    """How many: a number, or all that Serve's autoscaler must know, and how one goes."""
+    if target.autoscaling is None:
+        return {"num_replicas": target.num_replicas}
+    return {
+        "autoscaling_config": target.autoscaling.serve_options(target.max_batch),
+        "graceful_shutdown_timeout_s": target.autoscaling.drain_s,
+    }
+
+
 def _router_args(config: AppConfig) -> dict[str, Any]:
     args: dict[str, Any] = {
+        "http": {k: v for k, v in as_written(config.http).items() if k not in NOT_ARGUMENTS}
+    }
+    if config.tenancy is not None:
+        args["max_wait_s"] = config.tenancy.max_wait_s
+        args["local_texts"] = config.tenancy.local_texts
+    return args
+
+
+def _router_settings(config: AppConfig) -> dict[str, Any]:
+    """What routers take over while they run (`router_settings.py`)."""
+    settings: dict[str, Any] = {
         "targets": {
             name: {
                 "model": target.model,
                 "max_context": target.max_context,
                 "default_max_tokens": target.default_max_tokens,
+                "slots": target.max_batch * target.most_replicas,
             }
             for name, target in config.targets.items()
         },
         "has_draft": config.draft is not None,
-        "http": {k: v for k, v in as_written(config.http).items() if k not in NOT_ARGUMENTS},
         "plan": as_written(config.plan),
     }
-    if config.tenancy is not None:
-        args["max_wait_s"] = config.tenancy.max_wait_s
-    return args
+    if config.routing is not None:
+        settings["routing"] = as_written(config.routing)
+    return settings
 
 
 def _ledger(config: AppConfig, tenancy: TenancyConfig) -> dict[str, Any]:
@@ -123,8 +144,8 @@ def _ledger(config: AppConfig, tenancy: TenancyConfig) -> dict[str, Any]:
         "import_path": f"{APPS}:build_ledger",
         "args": {
             "tenancy": as_written(tenancy),
-            # Below what Serve takes, so that the ledger refuses, not the proxy's plain text.
-            "max_open": max(1, config.http.max_open_requests * 7 // 8),
+            # Else the proxy would refuse, in plain text.
+            "max_open": config.http.max_admitted,
             "batch_slots": {name: target.max_batch for name, target in config.targets.items()},
         },
         "deployments": [

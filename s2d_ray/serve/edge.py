@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -23,6 +24,9 @@ from s2d_ray.serve.openai.body import error_body
 REQUEST_ID = "x-request-id"
 _SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _RETRY_LATER = (429, 503)
+CLIENT_GONE = 499
+REFUSED_HEADERS = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
+"""Serve's proxy obeys these from any client; deadlines are ours."""
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,19 @@ async def client_gone(receive: Receive) -> None:
             pass
 
 
+async def unless_gone(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
+    """The answer, whose making is cancelled once its client has gone."""
+    making = asyncio.create_task(answer)
+    gone = asyncio.create_task(client_gone(request.receive))
+    try:
+        await asyncio.wait((making, gone), return_when=asyncio.FIRST_COMPLETED)
+        return making.result() if making.done() else Response(status_code=CLIENT_GONE)
+    finally:
+        making.cancel()
+        gone.cancel()
+        await asyncio.wait((making, gone))
+
+
 class EventStream(StreamingResponse):
     """A stream of server-sent events that closes `stack` even if it never began."""
 
@@ -67,7 +84,9 @@ class EventStream(StreamingResponse):
 
 
 class RequestScope:
-    """Gives each request an id, and turns what nobody caught into a 500 without internals."""
+    """Gives each request an id, refuses headers that would set Serve's own deadlines, and turns
+    what nobody caught into a 500 without internals.
+    """
 
     def __init__(self, app: ASGIApp, answers_request_id: bool) -> None:
         self._app = app
@@ -77,7 +96,8 @@ class RequestScope:
         """Serve one ASGI connection."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request_id = _request_id(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         has_begun = False
 
@@ -89,8 +109,13 @@ class RequestScope:
                     MutableHeaders(scope=message)[REQUEST_ID] = request_id
             await send(message)
 
+        app = self._app
+        for name in REFUSED_HEADERS:
+            if name in headers:
+                error = RequestError(f"The header {name} is not supported", name)
+                app = await on_request_error(Request(scope), error)
         try:
-            await self._app(scope, receive, send_with_id)
+            await app(scope, receive, send_with_id)
         except ClientDisconnect:
             log.debug("request %s: the client is gone", request_id)
         except Exception:

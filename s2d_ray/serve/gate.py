@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from s2d_ray.engine.messages import Event, GenerateRequest
 from s2d_ray.errors import RequestError
 from s2d_ray.policy.keys import Caller
 from s2d_ray.serve.backend import TargetInfo
-from s2d_ray.serve.edge import on_request_error
+from s2d_ray.serve.edge import on_request_error, unless_gone
 
 OPEN_PATHS = frozenset({"/health", "/readyz"})
 """Routes without data, for probes."""
-
-REFUSED_HEADERS = ("x-request-timeout-seconds", "x-request-disconnect-disabled")
-"""Serve's proxy obeys these from any client; deadlines are ours."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,16 @@ class Visit:
     caller: Caller | None
     target: TargetInfo
     requests: Sequence[GenerateRequest]
+    request_id: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class TokensCall:
+    """One call of a route of tokens at the gate."""
+
+    caller: Caller
+    path: str
     request_id: str
     num_bytes: int
 
@@ -58,6 +67,9 @@ class Gate(Protocol):
     def ticket(self, visit: Visit) -> Ticket:
         """A ticket for a request that is to run."""
 
+    def turn(self, call: TokensCall) -> AbstractAsyncContextManager[Mapping[str, str]]:
+        """Entered when it is the call's turn, with headers of its answer. Raises: RequestError."""
+
     async def usage(self, caller: Caller) -> dict[str, Any]:
         """Usage that a caller may see. Raises: Overloaded."""
 
@@ -83,7 +95,7 @@ class OpenTicket:
 
 
 class Doorkeeper:
-    """Lets in whom the gate knows, and refuses headers that would set Serve's own deadlines."""
+    """Lets in whom the gate knows."""
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app = app
@@ -95,11 +107,8 @@ class Doorkeeper:
             return await self._app(scope, receive, send)
         answer = self._app
         try:
-            headers = Headers(scope=scope)
-            for name in REFUSED_HEADERS:
-                if name in headers:
-                    raise RequestError(f"The header {name} is not supported", name)
-            scope["state"]["caller"] = await self._gate.caller_of(headers.get("authorization"))
+            authorization = Headers(scope=scope).get("authorization")
+            scope["state"]["caller"] = await self._gate.caller_of(authorization)
         except RequestError as error:
             answer = await on_request_error(Request(scope), error)
         return await answer(scope, receive, send)
@@ -109,3 +118,19 @@ def caller_of(request: Request) -> Caller | None:
     """Whose key the request carries, None where nobody is asked for one."""
     caller: Caller | None = getattr(request.state, "caller", None)
     return caller
+
+
+async def in_turn(
+    gate: Gate | None, request: Request, num_bytes: int, work: Callable[[], Awaitable[Any]]
+) -> Response:
+    """Answer a call of a route of tokens with what `work` gives, once it is its caller's turn."""
+    caller = caller_of(request)
+    if gate is None or caller is None:
+        return JSONResponse(await work())
+    turn = gate.turn(TokensCall(caller, request.url.path, request.state.request_id, num_bytes))
+
+    async def answer() -> Response:
+        async with turn as headers:
+            return JSONResponse(await work(), headers=dict(headers))
+
+    return await unless_gone(request, answer())

@@ -14,13 +14,12 @@ from fastapi.responses import JSONResponse, Response
 from s2d_ray.engine.messages import Event, GenerateRequest, Started
 from s2d_ray.errors import RequestError
 from s2d_ray.serve.backend import Backend, Relay
-from s2d_ray.serve.edge import EventStream, client_gone, internal_error, sse
+from s2d_ray.serve.edge import CLIENT_GONE, EventStream, client_gone, internal_error, sse
 from s2d_ray.serve.gate import Ticket
 from s2d_ray.serve.openai.body import error_body
 from s2d_ray.serve.openai.reply import Reply
 
 SSE_DONE = b"data: [DONE]\n\n"
-CLIENT_GONE = 499
 
 log = logging.getLogger(__name__)
 

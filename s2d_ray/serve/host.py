@@ -7,13 +7,15 @@ import os
 
 import ray
 
+from s2d_ray.core.cores import usable_cores
+
 
 def settle_openmp(num_threads: int) -> int:
     """Set OpenMP up before torch is loaded: waiting threads must not burn the shared cores.
 
     num_threads 0 means all cores this process may use; Ray would otherwise set 1. -> threads.
     """
-    cores = num_threads or len(os.sched_getaffinity(0))
+    cores = num_threads or usable_cores()
     os.environ["OMP_NUM_THREADS"] = str(cores)
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     return cores

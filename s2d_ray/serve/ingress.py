@@ -10,8 +10,9 @@ import asyncio
 import logging
 import time
 import uuid
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Generic, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -19,13 +20,14 @@ from starlette.exceptions import HTTPException
 
 from s2d_ray import __version__
 from s2d_ray.config import HttpConfig
-from s2d_ray.core.cascade import Plan
-from s2d_ray.engine.messages import Mode
-from s2d_ray.errors import RequestError, Unavailable, UnknownKey, UnknownModel
+from s2d_ray.engine.messages import GenerateRequest
+from s2d_ray.errors import RequestError, Unavailable, UnknownKey
 from s2d_ray.policy.keys import Caller
-from s2d_ray.serve.backend import Backend, Health, TargetInfo
+from s2d_ray.serve.backend import Backend, Health
+from s2d_ray.serve.catalogue import Catalogue
+from s2d_ray.serve.dispatch import Dispatcher
 from s2d_ray.serve.edge import RequestScope, on_http_error, on_request_error, read_body
-from s2d_ray.serve.gate import Doorkeeper, Gate, OpenTicket, Visit, caller_of
+from s2d_ray.serve.gate import Doorkeeper, Gate, OpenTicket, Ticket, Visit, caller_of, in_turn
 from s2d_ray.serve.generation import Job, answer
 from s2d_ray.serve.openai.body import error_body, parse, parse_request
 from s2d_ray.serve.openai.chat import ChatCompletionRequest
@@ -33,7 +35,7 @@ from s2d_ray.serve.openai.chat_reply import chat_reply
 from s2d_ray.serve.openai.completions import CompletionRequest, completion_reply
 from s2d_ray.serve.openai.document import document
 from s2d_ray.serve.openai.fields import Endpoint
-from s2d_ray.serve.openai.reply import Head
+from s2d_ray.serve.openai.reply import Head, Reply
 from s2d_ray.serve.openai.tokens import DetokenizeRequest, TokenizeRequest, tokens_body
 
 HEALTH_TIMEOUT_S = 2.0
@@ -41,18 +43,34 @@ HEALTH_TIMEOUT_S = 2.0
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ray.serve")
+
+
+AnyTexts = TypeVar("AnyTexts", ChatCompletionRequest, CompletionRequest)
+
+
+@dataclass(frozen=True)
+class Form(Generic[AnyTexts]):
+    """What tells the routes apart that write texts. prefix: of the ids of replies."""
+
+    endpoint: Endpoint
+    prefix: str
+    body: type[AnyTexts]
+    reply: Callable[[AnyTexts, Head, Sequence[GenerateRequest]], Reply]
+
+
+CHAT = Form(Endpoint.CHAT, "chatcmpl", ChatCompletionRequest, chat_reply)
+COMPLETIONS = Form(Endpoint.COMPLETIONS, "cmpl", CompletionRequest, completion_reply)
 
 
 def build_app(
     backend: Backend,
     http: HttpConfig,
-    plan: Plan,
     gate: Gate | None = None,
     *,
     answers_request_id: bool = True,
 ) -> FastAPI:
-    """The API over `backend`; `plan` is that of requests and targets that name none.
+    """The API over `backend`.
 
     gate: asks for keys and admits requests; None: whoever asks is served.
     answers_request_id: False behind a proxy that adds `x-request-id` to every answer by itself.
@@ -64,9 +82,10 @@ def build_app(
     app.add_middleware(RequestScope, answers_request_id=answers_request_id)
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(HTTPException, on_http_error)
-    _add_texts(app, backend, http, plan, gate)
-    _add_tokens(app, backend, http)
-    _add_models(app, backend, plan)
+    catalogue = Catalogue(backend)
+    _add_texts(app, backend, http, catalogue, gate)
+    _add_tokens(app, backend, http, catalogue, gate)
+    _add_models(app, catalogue)
     _add_state(app, backend, with_tenants=gate is not None)
     if gate is not None:
         _add_tenancy(app, gate)
@@ -74,65 +93,78 @@ def build_app(
 
 
 def _add_texts(
-    app: FastAPI, backend: Backend, http: HttpConfig, plan: Plan, gate: Gate | None
+    app: FastAPI, backend: Backend, http: HttpConfig, catalogue: Catalogue, gate: Gate | None
 ) -> None:
-    async def run(
-        request: Request, job: Job, target: TargetInfo, mode: Mode, num_bytes: int
-    ) -> Response:
+    dispatcher = Dispatcher(backend)
+
+    async def write(request: Request, form: Form[AnyTexts]) -> Response:
+        raw = await read_body(request, http.max_body_bytes)
+        body, ignored = parse_request(form.body, form.endpoint, raw)
         caller = caller_of(request)
+        catalogue.check(body.model, caller)
+        reply_id = f"{form.prefix}-{uuid.uuid4().hex}"
+        requests = body.requests(reply_id, backend.routing().plan)
+        options = body.speculation
+        sent_to = await dispatcher.dispatch(body.model, requests, options.task, caller)
+        log.info("request %s: %s; %s", request.state.request_id, sent_to.target, sent_to.reason)
+        plan = options.plan(sent_to.plan)
+        requests = tuple(replace(text, plan=plan) for text in requests)
+        target = backend.targets()[sent_to.target]
+        reply = form.reply(body, Head(reply_id, int(time.time()), target.name), requests)
+        job = Job(target.name, requests, reply, bool(body.stream), ignored)
         if gate is None or caller is None:
-            return await answer(backend, job, request, OpenTicket())
-        caller.check_mode(mode)
-        visit = Visit(caller, target, job.requests, request.state.request_id, num_bytes)
-        return await answer(backend, job, request, gate.ticket(visit))
+            ticket: Ticket = OpenTicket()
+        else:
+            caller.check_mode(requests[0].mode)
+            visit = Visit(caller, target, requests, request.state.request_id, len(raw))
+            ticket = gate.ticket(visit)
+        return await answer(backend, job, request, dispatcher.hold(sent_to, ticket))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        raw = await read_body(request, http.max_body_bytes)
-        body, ignored = parse_request(ChatCompletionRequest, Endpoint.CHAT, raw)
-        target = _target(backend, body.model, request)
-        head = _head("chatcmpl", target)
-        requests = body.requests(head.id, target.plan or plan)
-        reply = chat_reply(body, head, requests)
-        job = Job(target.name, requests, reply, bool(body.stream), ignored)
-        return await run(request, job, target, requests[0].mode, len(raw))
+        return await write(request, CHAT)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        raw = await read_body(request, http.max_body_bytes)
-        body, ignored = parse_request(CompletionRequest, Endpoint.COMPLETIONS, raw)
-        target = _target(backend, body.model, request)
-        head = _head("cmpl", target)
-        requests = body.requests(head.id, target.plan or plan)
-        reply = completion_reply(body, head, requests)
-        job = Job(target.name, requests, reply, bool(body.stream), ignored)
-        return await run(request, job, target, requests[0].mode, len(raw))
+        return await write(request, COMPLETIONS)
 
 
-def _add_tokens(app: FastAPI, backend: Backend, http: HttpConfig) -> None:
+def _add_tokens(
+    app: FastAPI, backend: Backend, http: HttpConfig, catalogue: Catalogue, gate: Gate | None
+) -> None:
     @app.post("/tokenize")
     async def tokenize(request: Request) -> Response:
-        body = parse(TokenizeRequest, await read_body(request, http.max_body_bytes))
-        target = _target(backend, body.model, request)
-        tokens = await backend.tokenize(target.name, body.to_prompt())
-        return JSONResponse(tokens_body(tokens, with_texts=bool(body.return_token_strs)))
+        raw = await read_body(request, http.max_body_bytes)
+        body = parse(TokenizeRequest, raw)
+        catalogue.check_target(body.model, caller_of(request))
+        prompt = body.to_prompt()
+
+        async def work() -> dict[str, Any]:
+            tokens = await backend.tokenize(body.model, prompt)
+            return tokens_body(tokens, with_texts=bool(body.return_token_strs))
+
+        return await in_turn(gate, request, len(raw), work)
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
-        body = parse(DetokenizeRequest, await read_body(request, http.max_body_bytes))
-        target = _target(backend, body.model, request)
-        return JSONResponse({"prompt": await backend.detokenize(target.name, body.tokens)})
+        raw = await read_body(request, http.max_body_bytes)
+        body = parse(DetokenizeRequest, raw)
+        catalogue.check_target(body.model, caller_of(request))
+
+        async def work() -> dict[str, Any]:
+            return {"prompt": await backend.detokenize(body.model, body.tokens)}
+
+        return await in_turn(gate, request, len(raw), work)
 
 
-def _add_models(app: FastAPI, backend: Backend, plan: Plan) -> None:
+def _add_models(app: FastAPI, catalogue: Catalogue) -> None:
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
-        data = [_model_body(info, plan) for info in _targets(backend, request).values()]
-        return JSONResponse({"object": "list", "data": data})
+        return JSONResponse({"object": "list", "data": catalogue.all(caller_of(request))})
 
     @app.get("/v1/models/{name}")
     async def model(name: str, request: Request) -> Response:
-        return JSONResponse(_model_body(_target(backend, name, request), plan))
+        return JSONResponse(catalogue.one(name, caller_of(request)))
 
 
 def _add_state(app: FastAPI, backend: Backend, *, with_tenants: bool) -> None:
@@ -186,43 +218,6 @@ def _known(request: Request) -> Caller:
     caller = caller_of(request)
     assert caller is not None
     return caller
-
-
-def _head(prefix: str, target: TargetInfo) -> Head:
-    return Head(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), target.name)
-
-
-def _targets(backend: Backend, request: Request) -> dict[str, TargetInfo]:
-    """The targets that the caller may use."""
-    caller = caller_of(request)
-    allowed = None if caller is None else caller.targets
-    return {
-        name: info for name, info in backend.targets().items() if allowed is None or name in allowed
-    }
-
-
-def _target(backend: Backend, name: str, request: Request) -> TargetInfo:
-    """A target that the caller may use. Raises UnknownModel or Forbidden."""
-    targets = backend.targets()
-    caller = caller_of(request)
-    if caller is not None and name in targets:
-        caller.check_target(name)
-    if name not in targets:
-        names = ", ".join(_targets(backend, request)) or "none"
-        message = f"No model named {name!r}; this server has: {names}"
-        raise UnknownModel(message, "model", "model_not_found")
-    return targets[name]
-
-
-def _model_body(info: TargetInfo, plan: Plan) -> dict[str, Any]:
-    shown = asdict(info.plan or plan)
-    return {
-        "id": info.name,
-        "object": "model",
-        "created": info.created,
-        "owned_by": "s2d-ray",
-        "s2d": {"model": info.model, "max_context": info.max_context, "plan": shown},
-    }
 
 
 async def _health(backend: Backend) -> Health:

@@ -15,16 +15,18 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from s2d_ray.config import AppConfig, HttpConfig, load_config
+from s2d_ray.core.cores import usable_cores
 from s2d_ray.errors import ConfigError, RunError
 from s2d_ray.preflight import bind_alone
 from s2d_ray.serve import run_file
+from s2d_ray.serve.live_config import LiveConfig
 from s2d_ray.serve.signals import Stop, at_once, in_order, take_signals
 
 LOGICAL_CPUS = 16
@@ -61,7 +63,8 @@ def serve(config_path: Path, port: int | None, ready_file: Path | None) -> None:
         if ready_file is not None:
             run_file.write_atomically(ready_file, json.dumps({"url": url, "pid": os.getpid()}))
         say(greeting(url, next(iter(config.targets)), asks_for_key=config.tenancy is not None))
-        watch(None if config.tenancy else warning_of(config.http))
+        take_over = taking_over(config_path, config)
+        watch(None if config.tenancy else warning_of(config.http), take_over)
     except (Stop, SystemExit):  # while Ray starts, its own handler for SIGTERM raises the second
         say("stopping; Ctrl-C again ends at once")
     finally:
@@ -167,7 +170,7 @@ def set_environment(temp_dir: Path) -> None:
         "RAY_AUTH_TOKEN_PATH": str(token_path),
         "RAY_SERVE_LOG_TO_STDERR": "0",
         # Left unset, Ray makes it 1 for every actor that asks for less than two CPUs.
-        "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        "OMP_NUM_THREADS": str(usable_cores()),
     }
     os.environ |= ENVIRONMENT
 
@@ -221,8 +224,22 @@ def stop_ray() -> None:
         ray.shutdown()
 
 
-def watch(warning: str | None) -> None:
-    """Sleep until a signal raises Stop, and repeat a warning now and then.
+def taking_over(config_path: Path, config: AppConfig) -> Callable[[], None]:
+    """What is done again and again to go by a config file that has changed."""
+    from s2d_ray.serve import deploy
+    from s2d_ray.serve.checks import check_config
+
+    live = LiveConfig(config_path, config, check_config, say)
+
+    def take_over() -> None:
+        if (changed := live.look()) is not None:
+            deploy.deploy(changed)
+
+    return take_over
+
+
+def watch(warning: str | None, take_over: Callable[[], None]) -> None:
+    """Call `take_over` each second until a signal raises Stop, and repeat a warning now and then.
 
     Raises RunError if Ray's own processes end.
     """
@@ -237,6 +254,7 @@ def watch(warning: str | None) -> None:
             say(warning)
             warn_at_s += WARN_EVERY_S
         time.sleep(WATCH_S)
+        take_over()
         for process in services:
             if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
                 raise RunError(f"Ray ended by itself (process {process.pid}); start it again")

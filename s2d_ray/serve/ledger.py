@@ -19,10 +19,10 @@ from typing import Any
 from s2d_ray.config import TenancyConfig
 from s2d_ray.policy.fair_queue import Ask
 from s2d_ray.policy.keys import Caller, KeyTable
-from s2d_ray.policy.ledger import Bounds, Granted, Ledger
+from s2d_ray.policy.ledger import REMEMBERED, Bounds, Granted, Held, Ledger
 from s2d_ray.policy.limits import Refusal
-from s2d_ray.policy.usage import UsageTotals
-from s2d_ray.serve.ledger_messages import Ended, Sync
+from s2d_ray.policy.usage import RefusalCounts, UsageTotals
+from s2d_ray.serve.ledger_messages import TOKEN_ROUTES, Ended, Sync
 from s2d_ray.serve.ledger_state import Saved, StateFolder
 from s2d_ray.tenants_watch import WatchedTenants
 
@@ -34,10 +34,9 @@ SAVE_S = 10.0
 ROUTER_GONE_S = 5.0
 """A router that has not been heard for so long is not waited for."""
 CONFIRM_S = 8.0
+TOKEN_CALLS = 8
+"""Calls of each route of tokens at a time; 1.25 as many are granted, as texts are."""
 LAST_GOOD = "tenants.yaml"
-REMEMBERED = 10_000
-"""Ids of ended requests, so that a record told twice is counted once."""
-
 SlotsOf = Callable[[], Mapping[str, int]]
 Report = Callable[[Mapping[str, float]], None]
 
@@ -64,13 +63,15 @@ class LedgerReplica:
             saved.snapshot if saved else None,
         )
         self._totals = UsageTotals.resumed(saved.usage if saved else {})
+        self._refused = RefusalCounts()
         self._revoked = set(saved.revoked if saved else ())
         self._slots_of = slots_of
         self._report = report
         self._keys = self._table()
         self._answers: dict[str, asyncio.Future[Granted | Refusal]] = {}
         self._routers: dict[str, tuple[float, str]] = {}
-        self._recorded: deque[str] = deque(maxlen=REMEMBERED)
+        # A record that is told twice is counted once, whichever ledger hears it.
+        self._recorded = deque(saved.recorded if saved else (), REMEMBERED)
         self._save()
         loop = asyncio.get_running_loop()
         self._tasks = [
@@ -88,12 +89,16 @@ class LedgerReplica:
         try:
             self._ledger.admit(ask, now_s)
             self._decide()
-            return await answer
+            decision = await answer
         except asyncio.CancelledError:
             self._give_up(ask.id, answer)
             raise
         finally:
             del self._answers[ask.id]
+        if isinstance(decision, Refusal):
+            self._refused.add(ask.tenant, ask.target, decision)
+            self._totals.add_refusal(ask.tenant, ask.target)
+        return decision
 
     async def sync(self, sync: Sync) -> KeyTable | None:
         """Take over what a router tells; -> the keys, if it goes by others."""
@@ -124,6 +129,10 @@ class LedgerReplica:
                 while any(version != self._keys.version for version in self._versions()):
                     await asyncio.sleep(DECIDE_S)
         return sum(version == self._keys.version for version in self._versions())
+
+    async def held(self, target: str) -> Held:
+        """What waits for a target; its replicas ask, and report it to Serve's autoscaler."""
+        return self._ledger.held(target)
 
     def check_health(self) -> None:
         """Serve replaces the replica if one of its tasks has ended."""
@@ -174,7 +183,8 @@ class LedgerReplica:
             self._folder.audit(None, "tenants file", self._watched.version)
         if self._watched.trouble not in (None, trouble):
             logger.error("the tenants file stays as it was: %s", self._watched.trouble)
-        self._ledger.set_slots(await asyncio.to_thread(self._slots_of))
+        slots = await asyncio.to_thread(self._slots_of)
+        self._ledger.set_slots({**dict.fromkeys(TOKEN_ROUTES, TOKEN_CALLS), **slots})
         self._decide()
         self._report(
             {
@@ -189,8 +199,14 @@ class LedgerReplica:
         self._save()
 
     def _save(self) -> None:
+        self._folder.refused(self._refused)
         self._folder.save(
-            Saved(self._ledger.snapshot(time.monotonic()), self._totals.sums, sorted(self._revoked))
+            Saved(
+                self._ledger.snapshot(time.monotonic()),
+                self._totals.sums,
+                sorted(self._revoked),
+                list(self._recorded),
+            )
         )
 
 

@@ -14,7 +14,7 @@ from s2d_ray.policy.keys import Caller, KeyTable
 from s2d_ray.policy.ledger import Granted
 from s2d_ray.policy.limits import Refusal
 from s2d_ray.serve.ledger_messages import Sync
-from s2d_ray.serve.router import target_app
+from s2d_ray.serve.replicas import replicas_of
 
 
 class ServeLedger:
@@ -65,13 +65,11 @@ def _gauge(name: str) -> Gauge:
 
 
 def running_slots(batch_slots: Mapping[str, int]) -> dict[str, int]:
-    """Batch slots of all running replicas of each target, as Serve counts them. Blocks."""
-    apps = serve.status().applications
+    """Batch slots of all running replicas of each target, as Serve counts them. Blocks.
+
+    A target that sleeps has one: the request that takes it wakes the target, the others wait.
+    """
     slots = {}
-    for name, per_replica in batch_slots.items():
-        app = apps.get(target_app(name))
-        deployment = app.deployments.get("target") if app else None
-        states = deployment.replica_states if deployment else {}
-        # Plain strings, whatever its type says.
-        slots[name] = per_replica * sum(n for state, n in states.items() if state == "RUNNING")
+    for name, replicas in replicas_of(batch_slots).items():
+        slots[name] = 1 if replicas.asleep else batch_slots[name] * replicas.num_running
     return slots

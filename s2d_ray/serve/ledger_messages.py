@@ -11,6 +11,9 @@ from s2d_ray.policy.ledger import Grant, Granted
 from s2d_ray.policy.limits import Refusal
 from s2d_ray.policy.usage import UsageRecord
 
+TOKEN_ROUTES = ("/tokenize", "/detokenize")
+"""Each has a queue of its own at the ledger, named as no target can be, beside those of targets."""
+
 
 @dataclass(frozen=True)
 class Ended:

@@ -6,27 +6,33 @@ import json
 import logging
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from s2d_ray.policy.keys import Caller
 from s2d_ray.policy.ledger import Snapshot
-from s2d_ray.policy.usage import UsageRecord
+from s2d_ray.policy.usage import RefusalCounts, UsageRecord
 from s2d_ray.serve.line_log import LineLog
 
 logger = logging.getLogger("ray.serve")
 
 SNAPSHOT, USAGE, AUDIT = "ledger.json", "usage.jsonl", "audit.jsonl"
+REFUSED = "refused.jsonl"
+"""A file of its own, so that a flood of refusals cannot rotate records of usage away."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What outlives a ledger: its snapshot, sums of usage, ids of keys revoked by word."""
+    """What outlives a ledger: its snapshot, sums of usage, ids of keys revoked by word.
+
+    recorded: ids of the last grants that the sums hold.
+    """
 
     snapshot: Snapshot
     usage: dict[str, dict[str, dict[str, int]]]
     revoked: list[str]
+    recorded: list[str] = field(default_factory=list)
 
 
 class StateFolder:
@@ -38,20 +44,24 @@ class StateFolder:
         self._path = folder / SNAPSHOT
         self._usage = LineLog(folder / USAGE)
         self._audit = LineLog(folder / AUDIT)
+        self._refused = LineLog(folder / REFUSED)
         self._prints = prints
         self._num_unsaved = 0
 
     @property
     def num_lost(self) -> int:
         """Records and snapshots that could not be written."""
-        return self._usage.num_lost + self._audit.num_lost + self._num_unsaved
+        logs = (self._usage, self._audit, self._refused)
+        return sum(log.num_lost for log in logs) + self._num_unsaved
 
     def usage(self, record: UsageRecord) -> None:
         """Write a record down."""
-        line = record.line()
-        self._usage.write(line)
-        if self._prints:
-            print(line, flush=True)
+        self._write(self._usage, record.line())
+
+    def refused(self, counts: RefusalCounts) -> None:
+        """Write down how many requests were refused since the last time."""
+        for line in counts.take(time.time()):
+            self._write(self._refused, line)
 
     def audit(self, caller: Caller | None, action: str, subject: str) -> None:
         """Write down what was done, to what, and by whose key."""
@@ -63,6 +73,11 @@ class StateFolder:
             "subject": subject,
         }
         self._audit.write(json.dumps(entry, separators=(",", ":")))
+
+    def _write(self, log: LineLog, line: str) -> None:
+        log.write(line)
+        if self._prints:
+            print(line, flush=True)
 
     def save(self, saved: Saved) -> None:
         """Replace the snapshot; never raises."""
@@ -78,8 +93,7 @@ class StateFolder:
         """The last snapshot, an empty one if it cannot be read, None if there was no ledger yet."""
         try:
             tree: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
-            snapshot = Snapshot(tree["snapshot"]["levels"], tree["snapshot"]["paid"])
-            return Saved(snapshot, tree["usage"], tree["revoked"])
+            return Saved(**tree | {"snapshot": Snapshot(**tree["snapshot"])})
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -6,11 +6,10 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve import metrics
@@ -20,61 +19,79 @@ from ray.serve.exceptions import (
     RayServeException,
 )
 
+from s2d_ray.core.cascade import Plan
 from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Refused, Tokens
 from s2d_ray.errors import Unavailable, UnknownModel
-from s2d_ray.serve.backend import Health, TargetHealth, TargetInfo, refusal
+from s2d_ray.serve.backend import Health, Routing, TargetHealth, TargetInfo, refusal
 from s2d_ray.serve.cluster_metrics import cluster_metrics
 from s2d_ray.serve.failover import ReplicaLost, unbroken
 from s2d_ray.serve.link import DraftStatus
+from s2d_ray.serve.replicas import Sleepers, target_app
+from s2d_ray.serve.router_settings import RouterSettings
 from s2d_ray.serve.target import TargetStatus
 
 logger = logging.getLogger("ray.serve")
 
 STATUS_TIMEOUT_S = 1.0
 STATUS_AGE_S = 0.5
-
-
-class TargetFacts(BaseModel):
-    """What the router tells of a target without asking it."""
-
-    model: str
-    max_context: int
-    default_max_tokens: int
-
-
-def target_app(name: str) -> str:
-    """Name of a target's Serve application."""
-    return f"target-{name}"
+ALIVE_AGE_S = 5.0
+"""What was heard of targets longer ago is not chosen by."""
+ASLEEP = TargetHealth(ready=True, draft_circuit="none")
+"""Of a target without replicas that starts one for the next request; it cannot be asked."""
 
 
 class Router:
-    """Finds targets by application name, lazily: a target may be deployed after the router."""
+    """Finds targets by application name, lazily: a target may be deployed after the router.
 
-    def __init__(self, targets: Mapping[str, TargetFacts], *, has_draft: bool) -> None:
-        created = int(time.time())
-        self._has_draft = has_draft
-        self._infos = {
-            name: TargetInfo(
-                name,
-                created,
-                facts.model,
-                facts.max_context,
-                default_max_tokens=facts.default_max_tokens,
-            )
-            for name, facts in targets.items()
-        }
+    What it tells of targets, and routes by, it is told anew whenever the config changes.
+    """
+
+    def __init__(self) -> None:
+        self._has_draft = False
+        self._infos: dict[str, TargetInfo] = {}
+        self._routing = Routing(Plan(), {})
         self._handles: dict[str, Any] = {}
         self._num_failovers: Counter[str] = Counter()
         self._failovers = metrics.Counter(
             "s2d_failovers", "Streams that another replica took over.", tag_keys=("target",)
         )
+        self._sleepers = Sleepers()
         self._health: Health | None = None
         self._health_at_s = 0.0
         self._asking = asyncio.Lock()
+        self._looking: asyncio.Task[Health] | None = None
+
+    def take(self, settings: RouterSettings) -> None:
+        """Go by other settings from now on. Raises ConfigError, and goes on by the old ones."""
+        routing = settings.to_routing()
+        now = int(time.time())
+        self._infos = {
+            name: facts.to_info(name, self._infos[name].created if name in self._infos else now)
+            for name, facts in settings.targets.items()
+        }
+        self._routing = routing
+        self._has_draft = settings.has_draft
+        self._handles = {}  # a target that went and came back is another one
+        self._health = None
 
     def targets(self) -> Mapping[str, TargetInfo]:
         """The configured targets."""
         return self._infos
+
+    def routing(self) -> Routing:
+        """What requests are routed by."""
+        return self._routing
+
+    async def alive(self) -> Collection[str]:
+        """Targets that answered lately: what was heard last, while it is asked again."""
+        now_s = time.monotonic()
+        if self._health is None or now_s - self._health_at_s > ALIVE_AGE_S:
+            health = await self.health()
+        else:
+            health = self._health
+            if now_s - self._health_at_s > STATUS_AGE_S and not self._asking.locked():
+                self._looking = asyncio.create_task(self.health())
+        return [name for name, target in health.targets.items() if target.ready]
 
     def generate(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Stream one request from a replica of its target, and from others if that one is lost."""
@@ -123,14 +140,19 @@ class Router:
         return self._health
 
     async def _ask_health(self) -> Health:
-        statuses = await asyncio.gather(
-            *(self._ask(target_app(name)) for name in self._infos), self._ask("draft")
+        names = list(self._infos)
+        asleep = await self._sleepers.asleep(names)
+        awake = [name for name in names if name not in asleep]
+        *statuses, draft = await asyncio.gather(
+            *(self._ask(target_app(name)) for name in awake), self._ask("draft")
         )
+        answers = dict(zip(awake, statuses, strict=True))
         targets = {
-            name: _target_health(status, self._num_failovers[name])
-            for name, status in zip(self._infos, statuses, strict=False)
+            name: ASLEEP
+            if name in asleep
+            else _target_health(answers[name], self._num_failovers[name])
+            for name in names
         }
-        draft = statuses[-1]
         alive = isinstance(draft, DraftStatus) and draft.alive
         return Health(
             ready=any(target.ready for target in targets.values()),

@@ -8,16 +8,22 @@ import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from ray import serve
 
 from s2d_ray.config import TargetConfig
 from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Refused, Tokens
 from s2d_ray.engine.protocol import PROTOCOL_VERSION
 from s2d_ray.serve import engine_calls
 from s2d_ray.serve.handover import LOOK_EVERY_S, Handover
+from s2d_ray.serve.held import HeldByLedger
 from s2d_ray.serve.host import prepare_process
 from s2d_ray.serve.link import DraftLink, sender
 from s2d_ray.serve.own_replica import is_ending, others_fingerprint
+from s2d_ray.serve.replicas import name_of
+from s2d_ray.serve.scaling import HELD_REQUESTS, HELD_TOKENS, OUTSTANDING_TOKENS
 
 if TYPE_CHECKING:
     from s2d_ray.engine.target_engine import TargetEngine
@@ -46,6 +52,8 @@ class TargetReplica:
         self._config = TargetConfig.model_validate(target)
         self._has_draft = draft is not None
         self._load(draft or {})
+        target_name = name_of(serve.get_replica_context().app_name)
+        self._held = HeldByLedger(target_name, partial(serve.get_app_handle, "ledger"))
         fingerprint = self._engine.status().fingerprint
         self._handover = Handover(fingerprint, is_ending, others_fingerprint)
         loop = asyncio.get_running_loop()
@@ -106,6 +114,15 @@ class TargetReplica:
             fingerprint=engine.fingerprint,
         )
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve tells its autoscaler, if this target has one: see `scaling.load_of`."""
+        held = await self._held.now()
+        return {
+            HELD_REQUESTS: held.num_texts,
+            HELD_TOKENS: held.tokens,
+            OUTSTANDING_TOKENS: self._engine.status().outstanding_tokens,
+        }
+
     def check_health(self) -> None:
         """Serve replaces the replica if its thread has died or has not moved for a minute."""
         self._handover.asked()
@@ -124,8 +141,6 @@ class TargetReplica:
 
     async def _keep_link_fresh(self) -> None:
         """Ask the manager once a second which draft lives; never in the step loop."""
-        from ray import serve
-
         manager: Any = None
         while self._has_draft:
             try:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import time
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from s2d_ray.errors import RequestError
@@ -18,9 +20,11 @@ from s2d_ray.policy.fair_queue import Ask
 from s2d_ray.policy.keys import Caller, KeyTable
 from s2d_ray.policy.ledger import Grant, Granted
 from s2d_ray.policy.limits import Reason, Refusal
-from s2d_ray.serve.gate import Ticket, Visit
+from s2d_ray.policy.local_share import LocalShare
+from s2d_ray.serve.gate import Ticket, TokensCall, Visit
 from s2d_ray.serve.ledger_messages import Ended, LedgerPort, Sync
 from s2d_ray.serve.tenant_ticket import LedgerTicket
+from s2d_ray.serve.tenant_tokens import tokens_turn
 
 logger = logging.getLogger("ray.serve")
 
@@ -29,15 +33,21 @@ SYNC_TIMEOUT_S = 3.0
 RETRY_S = 0.2
 AWAY_S = 10.0
 """Requests wait so long for a ledger that does not answer."""
+MAX_UNTOLD = 200
+"""A router with so many ends to tell of admits nothing more on its own word."""
 
 
 class TenantGate:
-    """One router's side of admission. `ledger` is reached anew for each call."""
+    """One router's side of admission. `ledger` is reached anew for each call.
 
-    def __init__(self, ledger: LedgerPort, max_wait_s: float) -> None:
+    local_texts: that may run at the same time on this router's word while the ledger is away.
+    """
+
+    def __init__(self, ledger: LedgerPort, max_wait_s: float, local_texts: int = 0) -> None:
         self._ledger = ledger
         self._max_wait_s = max_wait_s
         self._name = uuid.uuid4().hex
+        self._share = LocalShare(local_texts, self._name)
         self._open: dict[str, Grant] = {}
         self._ended: list[Ended] = []
         self._keys: KeyTable | None = None
@@ -62,6 +72,10 @@ class TenantGate:
         """A ticket; the ledger is asked when the first of its texts is to run."""
         return LedgerTicket(self, visit)
 
+    def turn(self, call: TokensCall) -> contextlib.AbstractAsyncContextManager[Mapping[str, str]]:
+        """Entered when it is the call's turn, with headers of its answer. Raises: RequestError."""
+        return tokens_turn(self, call)
+
     async def usage(self, caller: Caller) -> dict[str, Any]:
         """Usage that a caller may see. Raises: Overloaded."""
         usage: dict[str, Any] = await self._call(self._ledger.usage(caller))
@@ -75,10 +89,11 @@ class TenantGate:
     async def admit(self, ask: Ask) -> Granted:
         """Wait for a request's turn. Raises: RequestError if it does not come.
 
-        A ledger that dies loses the request, which asks the next one; `AWAY_S` of silence are the
-        end. Cancelling takes the request out of the queue.
+        A ledger that dies loses the request, which asks the next one; after `AWAY_S` of silence
+        the router's own share is left. Cancelling takes the request out of the queue.
         """
-        deadline_s = time.monotonic() + self._max_wait_s
+        ask = dataclasses.replace(ask, arrived_s=time.monotonic())
+        deadline_s = ask.arrived_s + self._max_wait_s
         while True:
             decision = await self._ask_once(ask, deadline_s - time.monotonic())
             if isinstance(decision, Granted):
@@ -101,23 +116,30 @@ class TenantGate:
         """
         if wait_s <= 0:
             return Refusal(ask.id, Reason.DEADLINE)
-        fresh = Ask(
-            uuid.uuid4().hex, ask.tenant, ask.target, ask.tokens, 0.0, ask.num_texts, ask.num_bytes
-        )
+        fresh = dataclasses.replace(ask, id=uuid.uuid4().hex)
         question = asyncio.ensure_future(self._ledger.admit(fresh, wait_s))
         try:
             while not question.done():
                 if time.monotonic() - self._heard_s > AWAY_S:
                     await self._withdraw(question)
-                    return Refusal(ask.id, Reason.LEDGER_AWAY)
+                    return self._admit_alone(ask)
                 await asyncio.wait([question], timeout=SYNC_S)
         except asyncio.CancelledError:
             await self._withdraw(question)
             raise
         if question.cancelled() or question.exception() is not None:
-            logger.warning("the ledger lost a question: it ended by itself")
+            logger.debug("the ledger lost a question: it ended by itself")
             return None
         return question.result()
+
+    def _admit_alone(self, ask: Ask) -> Granted | Refusal:
+        """A decision without the ledger; it hears of the grant once it is back."""
+        own = dataclasses.replace(ask, id=uuid.uuid4().hex)
+        has_told = len(self._ended) < MAX_UNTOLD
+        grant = self._share.admit(own, self._open.values()) if has_told else None
+        if grant is None:
+            return Refusal(ask.id, Reason.LEDGER_AWAY)
+        return Granted(grant, time.monotonic() - ask.arrived_s, ())
 
     async def _withdraw(self, question: asyncio.Future[Granted | Refusal]) -> None:
         """Take a question back; one that was granted meanwhile is over."""
@@ -145,14 +167,18 @@ class TenantGate:
             self._syncing = asyncio.get_running_loop().create_task(self._sync_forever())
 
     async def _sync_forever(self) -> None:
+        is_away = False
         while True:
             try:
                 async with asyncio.timeout(SYNC_TIMEOUT_S):
                     await self._sync()
             except Exception as error:  # starting, dying, away: all mean "again soon"
-                logger.debug("the ledger was not reached: %r", error)
+                level = logging.DEBUG if is_away else logging.WARNING
+                logger.log(level, "the ledger was not reached: %r", error)
+                is_away = True
                 await asyncio.sleep(RETRY_S)
                 continue
+            is_away = False
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SYNC_S):
                     await self._wake.wait()

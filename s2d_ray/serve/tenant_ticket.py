@@ -27,10 +27,9 @@ from s2d_ray.policy.fair_queue import Ask
 from s2d_ray.policy.ledger import Granted
 from s2d_ray.policy.limits import ratelimit_headers
 from s2d_ray.policy.usage import UsageRecord
+from s2d_ray.serve.edge import CLIENT_GONE
 from s2d_ray.serve.gate import Visit
 from s2d_ray.serve.ledger_messages import Ended
-
-CLIENT_GONE = 499
 
 
 class Admission(Protocol):
@@ -82,8 +81,8 @@ class LedgerTicket:
                 async for event in events:
                     self._take(text, event)
                     yield event
-            except RequestError as error:
-                self._status = error.status
+            except Exception as error:
+                self._status = error_status(error)
                 raise
 
     def headers(self) -> dict[str, str]:
@@ -168,6 +167,11 @@ class LedgerTicket:
             first_token_ms=None if first_s is None else 1_000 * (first_s - self._arrived_s),
             total_ms=1_000 * (now_s - self._arrived_s),
         )
+
+
+def error_status(error: Exception) -> int:
+    """The HTTP status that an error becomes."""
+    return error.status if isinstance(error, RequestError) else 500
 
 
 def reservation(visit: Visit) -> int:

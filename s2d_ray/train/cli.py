@@ -206,8 +206,9 @@ def evaluate_draft(
     from s2d_ray.config import load_config
 
     parsed = load_config(config or default_config())
+    from s2d_ray.pictures import need_pictures
     from s2d_ray.train.evaluation import Scope, evaluate
-    from s2d_ray.train.evaluation_report import need_pictures, report
+    from s2d_ray.train.evaluation_report import report
     from s2d_ray.train.terminal import token_bar
 
     need_pictures()

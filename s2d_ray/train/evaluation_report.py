@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from s2d_ray.errors import RunError
 from s2d_ray.train.corpus_files import write_atomically
 from s2d_ray.train.evaluation import Scope, Worth
 
@@ -37,15 +36,6 @@ def report(worths: Sequence[Worth], scope: Scope, draft: Path, out: Path) -> tup
         _draw_reliability(worth, out / f"reliability-{worth.target}.png")
         _draw_acceptance(worth, out / f"acceptance-{worth.target}.png")
     return table, line
-
-
-def need_pictures() -> None:
-    """Raises RunError if the library that draws them is not installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise RunError("matplotlib is missing; install it: pip install 's2d-ray[train]'") from None
-    matplotlib.use("agg")
 
 
 def _table(worths: Sequence[Worth], scope: Scope) -> Iterator[str]:

@@ -28,11 +28,29 @@ def named(live: Any, wanted: Any) -> dict[str, Effect]:
         ("--set=network.policy.enabled=true", {}),
         (
             "--set=config.targets.smollm2-135m.max_batch=4",
-            {"application target-smollm2-135m": Effect.RESTART},
+            {
+                "application target-smollm2-135m": Effect.RESTART,
+                "application router": Effect.LIVE,
+            },
         ),
         (
             "--set=config.targets.smollm2-135m.num_replicas=2",
-            {"application target-smollm2-135m": Effect.IN_PLACE},
+            {
+                "application target-smollm2-135m": Effect.IN_PLACE,
+                "application router": Effect.LIVE,
+            },
+        ),
+        (
+            "--set=config.routing.splits.prod.smollm2-135m=1",
+            {"application router": Effect.LIVE},
+        ),
+        ("--set=config.plan.max_proposal=2", {"application router": Effect.LIVE}),
+        (
+            "--set=config.targets.smollm2-135m.autoscaling.max_replicas=2",
+            {
+                "application target-smollm2-135m": Effect.RESTART,
+                "application router": Effect.LIVE,
+            },
         ),
         (
             "--set=config.http.max_open_requests=9",
@@ -40,7 +58,7 @@ def named(live: Any, wanted: Any) -> dict[str, Effect]:
         ),
         (
             "--set=config.targets.more.model=hub:a/b,config.targets.more.placement=cpu",
-            {"application target-more": Effect.STARTED, "application router": Effect.RESTART},
+            {"application target-more": Effect.STARTED, "application router": Effect.LIVE},
         ),
         (
             "--set=config.draft.deadline_ms=9",
@@ -57,7 +75,7 @@ def named(live: Any, wanted: Any) -> dict[str, Effect]:
                 "application draft": Effect.ENDED,
                 "application target-smollm2-135m": Effect.RESTART,
                 "application target-smollm2-135m-int8": Effect.RESTART,
-                "application router": Effect.RESTART,
+                "application router": Effect.LIVE,
             },
         ),
         (
@@ -83,11 +101,29 @@ def test_a_change_is_named_with_its_class(option: str, changes: dict[str, Effect
     assert named(service(), service(option)) == changes
 
 
+@pytest.mark.parametrize(
+    ("key", "effects"),
+    [
+        ("max_replicas=3", [Effect.IN_PLACE, Effect.LIVE]),  # routers weigh by most replicas
+        ("min_replicas=0", [Effect.IN_PLACE]),
+        ("target_ongoing_requests=3", [Effect.IN_PLACE]),
+        ("drain_s=9", [Effect.IN_PLACE]),
+        ("target_outstanding_tokens=9000", [Effect.RESTART]),  # another policy
+    ],
+)
+def test_how_a_target_scales_is_changed_in_place(key: str, effects: list[Effect]) -> None:
+    where = "config.targets.smollm2-135m.autoscaling"
+    before = service(f"--set={where}.max_replicas=2")
+    after = service(f"--set={where}.max_replicas=2,{where}.{key}")
+    parts = ["application target-smollm2-135m", "application router"]
+    assert named(before, after) == dict(zip(parts, effects, strict=False))
+
+
 def test_a_target_that_is_left_out_ends() -> None:
-    """And the router, which told of it, starts anew."""
+    """And the router, which told of it, is told so."""
     more = service("--set=config.targets.more.model=hub:a/b,config.targets.more.placement=cpu")
     assert named(more, service()) == {
-        "application router": Effect.RESTART,
+        "application router": Effect.LIVE,
         "application target-more": Effect.ENDED,
     }
 

@@ -63,6 +63,9 @@ ODD_NAMES = (
 )
 """Names that YAML would take for numbers and truths."""
 
+TENANTS = "--set=secrets.tenants.existingSecret=a"
+TENANCY = "--set=config.tenancy.file=/a/b/t.yaml"
+
 CASES: list[tuple[str, tuple[str, ...]]] = [(name, ()) for name in PRESETS]
 CASES += [("quickstart", EVERYTHING), ("quickstart", ODD_NAMES)]
 each_case = pytest.mark.parametrize(
@@ -139,8 +142,19 @@ def test_a_misspelt_property_of_a_custom_resource_is_seen() -> None:
         (["--set=config.http.host=127.0.0.1"], "config.http.host: must be 0.0.0.0"),
         (["--set=config.http.allow_unauthenticated=false"], "config.http.allow_unauthenticated"),
         (
-            ["--set=config.tenancy.file=t.yaml", "--set=config.tenancy.state_dir=s"],
-            "config.tenancy: the chart runs no ledger yet",
+            [f"{TENANCY},config.tenancy.state_dir=/var/lib/s2d"],
+            "secrets.tenants.existingSecret: name the Secret of the tenants file",
+        ),
+        (["--set=secrets.tenants.existingSecret=a"], "secrets.tenants.existingSecret: nothing"),
+        ([TENANTS, f"{TENANCY},config.tenancy.state_dir=state"], "config.tenancy.state_dir: must"),
+        ([TENANTS, f"{TENANCY},config.tenancy.state_dir=/models"], "config.tenancy.state_dir: "),
+        (
+            [TENANTS, f"{TENANCY},config.tenancy.state_dir=/a/b"],
+            "config.tenancy.state_dir: must not",
+        ),
+        (
+            [TENANTS, "--set=config.tenancy.file=/etc/t.yaml,config.tenancy.state_dir=/a/c"],
+            "config.tenancy.file: must lie in a folder of its own",
         ),
         (
             ["--set=config.targets.smollm2-135m.placement=gpu"],
@@ -311,21 +325,21 @@ def test_the_chart_is_of_this_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "deployment"), [("quickstart", "quickstart"), ("gpu", "gpu-cluster")]
+    ("preset", "deployment"),
+    [("quickstart", "quickstart"), ("multi-tenant", "quickstart"), ("gpu", "gpu-cluster")],
 )
 def test_a_preset_serves_what_its_config_in_deployments_serves(
     preset: str, deployment: str
 ) -> None:
-    """They differ in where they listen, in placements, and in threads, which a pod's limits ask."""
+    """They differ in where they listen, whom they ask, and in placements."""
     values = yaml.safe_load((CHART / "presets" / f"{preset}.yaml").read_text())
     config = ChartValues.model_validate(values).config
     ours, theirs = (
-        tree.model_dump(exclude={"http"})
+        tree.model_dump(exclude={"http", "tenancy"})
         for tree in (config, load_config(ROOT / "deployments" / f"{deployment}.yaml"))
     )
     for tree in (ours, theirs):
         for section in (tree["draft"], *tree["targets"].values()):
-            section.pop("num_threads")
             section.pop("placement", None)
     assert ours == theirs
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from typer.testing import CliRunner
 from s2d_ray.errors import ClusterError, S2DError
 from s2d_ray.kube.cli import kube_app
 from s2d_ray.kube.manifest import Item
+from s2d_ray.kube.tenants import secret, tenants_in
 from s2d_ray.serve.strict import troubles_of
+from s2d_ray.tenants import TenantsFile, revoked, rotated, save_tenants, with_owner
 from tests.kube.rendering import CHART, IMAGE, custom_resource, documents, template, tool
 from tests.kube.servers import Server, cluster_of, kube_apiserver, until_served
 from tests.kube.statuses import STATUSES
@@ -386,19 +389,42 @@ def test_credentials_that_are_not_known_are_one_line(
     assert error.endswith("the cluster does not accept these credentials; log in again")
 
 
+def helm_for(server: Server, folder: Path) -> Callable[..., str]:
+    """Helm for a server; what it keeps of its own lies in the folder."""
+    environment = os.environ | {
+        f"HELM_{use}_HOME": str(folder / use) for use in ("CACHE", "CONFIG", "DATA")
+    }
+
+    def helm(*arguments: str) -> str:
+        command = [tool("helm"), "--kubeconfig", str(server.kubeconfig), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return helm
+
+
+def test_helm_installs_tenants_and_says_what_they_need(kuberay: Server, tmp_path: Path) -> None:
+    """The Ingress is taken too; the notes name the Secret, and what is missing."""
+    helm = helm_for(kuberay, tmp_path)
+    preset = str(CHART / "presets" / "multi-tenant.yaml")
+    values = ("-f", preset, "--set", f"image.repository={IMAGE}", NO_BUDGET)
+    notes = helm("install", "s2d-ray", str(CHART), *values)
+    assert "`s2d kube tenants sync s2d-tenants -n default`" in notes
+    assert "asks nobody" not in notes
+    assert "`helm test` fails until" not in notes
+    lacking = "--set=secrets.testKey.existingSecret=,control.state.existingClaim="
+    notes = helm("upgrade", "s2d-ray", str(CHART), *values, lacking)
+    assert "`helm test` fails until secrets.testKey.existingSecret" in notes
+    assert "control.state.existingClaim names no claim" in notes
+    helm("uninstall", "s2d-ray")
+
+
 def test_helm_installs_upgrades_rolls_back_and_uninstalls(
     kuberay: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Only ordinary switches differ from the preset as it is."""
-    environment = os.environ | {
-        f"HELM_{use}_HOME": str(tmp_path / use) for use in ("CACHE", "CONFIG", "DATA")
-    }
-
-    def helm(*arguments: str) -> str:
-        command = [tool("helm"), "--kubeconfig", str(kuberay.kubeconfig), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    helm = helm_for(kuberay, tmp_path)
 
     def max_batch() -> Any:
         text = cluster_of(kuberay).service("s2d-ray")["spec"]["serveConfigV2"]
@@ -430,3 +456,61 @@ def test_helm_installs_upgrades_rolls_back_and_uninstalls(
     assert lacking == ["PodDisruptionBudget s2d-ray-router"]
     with capsys.disabled():
         print(f"\nnot on this server, checked by the strict schemas alone: {', '.join(lacking)}")
+
+
+def test_tenants_go_to_the_secret_and_back(server: Server, tmp_path: Path) -> None:
+    """Nothing is stored by a dry run, nothing is sent twice, and no hash is told."""
+    file = tmp_path / "tenants.yaml"
+    tenants = with_owner(TenantsFile(), "acme", {"band": 2}, is_operator=False)
+    tenants, _ = rotated(tenants, "acme", datetime.now(UTC), timedelta(0))
+    save_tenants(file, tenants)
+    stored = tenants.tenants["acme"].keys[0]
+    sync = ("tenants", "sync", "keys", "--file", str(file))
+    comes = [
+        "keys: the Secret is made",
+        "keys: tenant acme comes",
+        "keys: tenant acme: band default -> 2",
+        f"keys: tenant acme: key {stored.id} comes",
+    ]
+    assert s2d_kube(*sync, "--dry-run").lines == comes
+    assert cluster_of(server).get(secret("keys")) is None
+    assert s2d_kube(*sync).lines == comes
+    assert s2d_kube(*sync).lines == ["keys: nothing changes"]
+    live = cluster_of(server).get(secret("keys"))
+    assert live is not None
+    assert [entry["manager"] for entry in live["metadata"]["managedFields"]] == ["s2d-kube"]
+    assert tenants_in(live) == tenants
+    save_tenants(file, revoked(tenants, stored.id))
+    assert s2d_kube(*sync).lines == [f"keys: tenant acme: key {stored.id} changes, revoked"]
+    said = s2d_kube("tenants", "fetch", "keys", "--file", str(file)).error
+    assert said == f"{file}: is there already; move it away, or name another with --file"
+    again = tmp_path / "again.yaml"
+    assert s2d_kube("tenants", "fetch", "keys", "--file", str(again)).lines == [
+        f"{again}: 1 tenants, 0 operators"
+    ]
+    assert again.read_bytes() == file.read_bytes()
+    assert again.stat().st_mode & 0o777 == 0o600
+    cluster_of(server).delete(secret("keys"))
+
+
+def test_tenants_that_another_manager_or_no_right_guards_are_told(
+    server: Server, tmp_path: Path
+) -> None:
+    file = tmp_path / "tenants.yaml"
+    save_tenants(file, with_owner(TenantsFile(), "acme", {}, is_operator=False))
+    sync = ("tenants", "sync", "others", "--file", str(file))
+    kubectl(server, "create", "secret", "generic", "others", "--from-literal=tenants.yaml=[]")
+    error = s2d_kube(*sync).error
+    assert error is not None
+    assert "kubectl" in error
+    assert error.endswith("--force takes these fields over")
+    assert s2d_kube(*sync, "--force").lines == [
+        "others: what was in the Secret could not be read",
+        "others: tenant acme comes",
+    ]
+    error = s2d_kube(*sync, "--as", "nobody").error
+    assert error is not None
+    assert error.startswith("Secret others: no right to get: ")
+    cluster_of(server).delete(secret("others"))
+    error = s2d_kube("tenants", "fetch", "others", "--file", str(tmp_path / "new.yaml")).error
+    assert error == "Secret others: is not there; `s2d kube tenants sync others` makes it"

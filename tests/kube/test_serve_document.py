@@ -16,6 +16,7 @@ from s2d_ray.serve.strict import troubles_of
 from tests.kube.rendering import PRESETS, manifests, serve_document
 
 HTTP: dict[str, Any] = {"host": "0.0.0.0", "allow_unauthenticated": True}
+TENANCY: dict[str, Any] = {"file": "/etc/keys/t.yaml", "state_dir": "/var/lib/state"}
 GROUP = {"min": 1, "max": 2, "resources": {"limits": {"cpu": 2, "memory": "2Gi"}}}
 GPU_GROUP = GROUP | {"resources": {"limits": {"cpu": 2, "memory": "2Gi", "nvidia.com/gpu": 4}}}
 
@@ -54,10 +55,72 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
         "plan": {"exit_thresholds": [0.5], "stop_threshold": 0.0, "tree_width": 2},
     },
+    "autoscaling by its defaults, with zeros, and by tokens": {
+        "http": HTTP,
+        "targets": {
+            "plain": {"model": "m", "placement": "p", "autoscaling": {"max_replicas": 3}},
+            "zeros": {
+                "model": "m",
+                "placement": "p",
+                "max_batch": 5,
+                "autoscaling": {
+                    "min_replicas": 0,
+                    "max_replicas": 3,
+                    "target_ongoing_requests": 2.5,
+                    "upscale_delay_s": 0,
+                    "downscale_delay_s": 0,
+                    "downscale_to_zero_delay_s": 0,
+                    "downscaling_factor": 0.5,
+                    "drain_s": 0,
+                },
+            },
+            "tokens": {
+                "model": "m",
+                "placement": "p",
+                "autoscaling": {
+                    "max_replicas": 30,
+                    "target_outstanding_tokens": 1_000_000,
+                    "downscale_to_zero_delay_s": None,
+                    "look_back_period_s": 30,
+                },
+            },
+        },
+    },
+    "tenants, and keys that stand outside of their arguments": {
+        "http": {"host": "0.0.0.0", "max_open_requests": 1},
+        "targets": {
+            "a": {"model": "folder", "placement": "p", "max_batch": 3},
+            "b": {"model": "folder", "placement": "p"},
+        },
+        "tenancy": TENANCY | {"max_waiting_bytes": 1_000_000, "max_wait_s": 2.5},
+    },
+    "tenants by default": {
+        "http": {"host": "0.0.0.0"},
+        "targets": {"a": {"model": "folder", "placement": "p"}},
+        "tenancy": TENANCY,
+    },
     "texts that YAML might read otherwise": {
         "http": HTTP,
         "targets": {"1e3": {"model": "0x10 <&> ü: #'\"", "placement": "p"}},
         "plan": {"exit_thresholds": []},
+    },
+    "routing that is all defaults": {
+        "http": HTTP,
+        "targets": {"a": {"model": "folder", "placement": "p"}},
+        "routing": {},
+    },
+    "routing of every kind": {
+        "http": HTTP,
+        "targets": {
+            "a": {"model": "folder", "placement": "p", "num_replicas": 2},
+            "b": {"model": "other", "placement": "q", "max_batch": 3, "num_replicas": 5},
+        },
+        "routing": {
+            "patience_s": 2.5,
+            "targets": {"a": {"cost": 3, "decode_tokens_per_s": 1_000_000}},
+            "splits": {"prod": {"a": 0, "b": 0.25}},
+            "plans": [{"target": "a", "task": "1e3", "max_load_s": 0, "plan": {"min_match": 0}}],
+        },
     },
 }
 
@@ -66,7 +129,9 @@ def by_name(document: Any) -> Any:
     """Lists of named things become mappings, since their order means nothing."""
     if isinstance(document, dict):
         return {key: by_name(value) for key, value in document.items()}
-    if isinstance(document, list) and all(isinstance(item, dict) for item in document):
+    if isinstance(document, list) and all(
+        isinstance(item, dict) and "name" in item for item in document
+    ):
         return {item["name"]: by_name(item) for item in document}
     return document
 
@@ -99,6 +164,8 @@ def from_serve(config: dict[str, Any], *, gpus: bool = False) -> dict[str, Any]:
 def from_chart(config: dict[str, Any], tmp_path: Path, group: dict[str, Any]) -> dict[str, Any]:
     """The document made of these values alone, as a user's file."""
     values = {"config": config, "placements": {"p": group, "q": group}, "draft": group_of(group)}
+    if "tenancy" in config:
+        values["secrets"] = {"tenants": {"existingSecret": "tenants"}}
     file = tmp_path / "values.yaml"
     file.write_text(json.dumps(values))
     return serve_document(manifests(str(file)))

@@ -10,7 +10,7 @@ import ray
 from ray import serve
 
 from s2d_ray.serve import deploy
-from s2d_ray.serve.router import target_app
+from s2d_ray.serve.replicas import target_app
 from tests.serve.service import PROMPTS, TARGETS, Ask, Service
 
 TARGET = TARGETS[0]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
+import ray
 
 from s2d_ray.core.hashing import choice_seed
+from s2d_ray.serve import deploy
 from tests.serve.service import PROMPTS, TARGETS, Ask, Service, ids_of, text_of
 
 
@@ -189,3 +195,61 @@ def test_the_metrics_of_the_cluster_are_told_without_a_dashboard(service: Servic
         return "# 1 of 1 nodes answered" in text and "ray_serve_" in text
 
     service.wait_until(told, "metrics of Serve from the one node")
+
+
+def test_routing_and_the_list_of_targets_change_under_load_and_restart_nothing(
+    service: Service,
+) -> None:
+    """No request fails, no replica is replaced, and `auto` goes by what was said last."""
+    document = deploy.render(service.config, cluster_has_gpus=False)
+    router = document["applications"][-1]["deployments"][0]
+    routing = {
+        "targets": {TARGETS[0]: {"cost": 5}},
+        "splits": {"prod": {TARGETS[1]: 1}},
+        "plans": [{"target": TARGETS[1], "plan": {"max_proposal": 1}}],
+    }
+    router["user_config"]["routing"] = routing
+    alone = copy.deepcopy(document)
+    del alone["applications"][-1]["deployments"][0]["user_config"]["targets"][TARGETS[0]]
+
+    def post(model: str) -> httpx.Response:
+        body = Ask(model, "Name a colour.", max_tokens=2).body(s2d=None)
+        return service.http.post("/v1/chat/completions", json=body)
+
+    def route(model: str) -> str:
+        answer = post(model)
+        return answer.headers["x-s2d-route"] if answer.status_code == 200 else ""
+
+    def ask_on() -> list[httpx.Response]:
+        answers = []
+        while not done.is_set():
+            answers.append(post(TARGETS[1]))
+        return answers
+
+    before, done = replicas(), threading.Event()
+    assert post("auto").status_code == 404
+    with ThreadPoolExecutor(2) as pool:
+        load = [pool.submit(ask_on) for _ in range(2)]
+        try:
+            deploy.deploy_document(document)
+            service.wait_until(lambda: route("auto").startswith(f"{TARGETS[0]}; auto"), "routing")
+            assert route("prod") == f"{TARGETS[1]}; split prod; plan 1"
+            deploy.deploy_document(alone)
+            service.wait_until(lambda: post(TARGETS[0]).status_code == 404, "a target less")
+            assert route("auto").startswith(f"{TARGETS[1]}; auto")
+        finally:
+            deploy.deploy(service.config)
+            service.wait_until(lambda: post(TARGETS[0]).status_code == 200, "both targets again")
+            done.set()
+    answers = [answer for asked in load for answer in asked.result()]
+    longest_s = max(answer.elapsed.total_seconds() for answer in answers)
+    print(f"{len(answers)} requests across three changes, the longest took {longest_s:.2f} s")
+    assert {answer.status_code for answer in answers} == {200}
+    assert post("auto").status_code == 404
+    assert replicas() == before
+
+
+def replicas() -> set[str]:
+    """Names of the actors of all replicas there are; a new replica has another name."""
+    names = (actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True))
+    return {name for name in names if name.startswith("SERVE_REPLICA::")}

@@ -19,8 +19,10 @@ import ray
 
 from s2d_ray.config import AppConfig
 from s2d_ray.serve import deploy
+from s2d_ray.serve.replicas import replicas_of
 from s2d_ray.tenants import TenantsFile, load_tenants, revoked, rotated, save_tenants, with_owner
-from tests.serve.service import PATIENCE_S, TARGETS, Service
+from tests.serve.service import PATIENCE_S, PLACEMENT, TARGETS, Service
+from tests.tiny import tiny_checkpoint
 
 TARGET = TARGETS[0]
 BUCKET = 2_400
@@ -86,6 +88,7 @@ def site(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("tenancy")
     tree = service.config.model_dump(mode="json", exclude_unset=True)
     tree["http"]["num_routers"] = 2
+    tree["targets"]["sleeper"] = sleeper(folder)
     tree["tenancy"] = {"file": str(folder / "tenants.yaml"), "state_dir": str(folder / "state")}
     site = Site(AppConfig.model_validate(tree), folder / "tenants.yaml")
     deploy.deploy(site.config)
@@ -94,6 +97,24 @@ def site(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     site.http.close()
     deploy.deploy(service.config)
     wait_until_keys(site, asked=False)
+
+
+def sleeper(folder: Path) -> dict[str, Any]:
+    """A tiny target without a replica until it is asked, one text at a time in each."""
+    return {
+        "model": str(tiny_checkpoint(folder / "tiny")),
+        "placement": PLACEMENT,
+        "num_threads": 1,
+        "max_batch": 1,
+        "autoscaling": {
+            "min_replicas": 0,
+            "max_replicas": 3,
+            "target_ongoing_requests": 4,
+            "upscale_delay_s": 0,
+            "downscale_delay_s": 1,
+            "look_back_period_s": 2.5,
+        },
+    }
 
 
 def wait_until_keys(site: Site, *, asked: bool) -> None:
@@ -131,6 +152,12 @@ def test_the_openai_client_meets_keys_and_limits_as_openai_has_them(site: Site) 
             once.chat.completions.create(**ask, max_tokens=2)
     assert limited.value.code == "requests_per_minute"
     assert int(limited.value.response.headers["retry-after"]) > 1
+    words = {"model": TARGET, "prompt": "The sky"}
+    tokens = [
+        site.http.post("/tokenize", json=words, headers=site.header(name))
+        for name in ("quiet", "once")
+    ]
+    assert [answer.status_code for answer in tokens] == [200, 429]
     with site.client("none") as stranger, pytest.raises(openai.AuthenticationError) as unknown:
         stranger.models.list()
     assert unknown.value.code == "invalid_api_key"
@@ -138,8 +165,9 @@ def test_the_openai_client_meets_keys_and_limits_as_openai_has_them(site: Site) 
         root.chat.completions.create(**ask)
     with site.client(site.keys["quiet"]) as quiet:
         assert len(list(quiet.chat.completions.create(**ask, max_tokens=3, stream=True))) > 1
-    (record,) = site.await_records("quiet", 1)
-    assert (record["status"], record["completion_tokens"]) == (200, 3)
+    told, text = site.await_records("quiet", 2)
+    assert (told["status"], told["target"], told["reserved_tokens"]) == (200, "/tokenize", 1)
+    assert (text["status"], text["completion_tokens"]) == (200, 3)
     assert site.http.get("/health").status_code == 200
     assert site.http.get("/metrics").status_code == 401
 
@@ -253,3 +281,50 @@ def test_a_flood_makes_itself_wait_and_not_another_tenant(site: Site) -> None:
             f"longest {max(quiet):.0f} ms; the flood's own p50 {statistics.median(flood):.0f} ms"
         )
     assert statistics.median(quiet) < statistics.median(flood)
+
+
+def test_a_burst_wakes_a_target_to_three_replicas_that_then_go(site: Site) -> None:
+    """One of twelve requests goes through and wakes it; what the ledger holds asks for the others.
+
+    Serve alone sees one request, a quarter of what a replica should carry. Each of twelve clients
+    asks again until the third replica runs.
+    """
+    start_s = time.monotonic()
+    seen: list[tuple[float, int]] = []
+
+    def running() -> int:
+        num = replicas_of(["sleeper"])["sleeper"].num_running
+        if not seen or seen[-1][1] != num:
+            seen.append((round(time.monotonic() - start_s, 1), num))
+        return num
+
+    def wait_for(*numbers: int) -> None:
+        deadline_s = time.monotonic() + PATIENCE_S
+        while running() not in numbers:
+            assert time.monotonic() < deadline_s, f"replicas seen: {seen}"
+            time.sleep(0.05)
+
+    assert running() == 0
+    assert site.http.get("/health").json()["targets"]["sleeper"]["ready"]
+    done = threading.Event()
+
+    def ask_on() -> set[str]:
+        """-> the refusals"""
+        refusals = set()
+        while not done.is_set():
+            answer = site.ask("steady", 100, model="sleeper")
+            if answer.status_code != 200:
+                refusals.add(answer.text)
+        return refusals
+
+    with ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(ask_on) for _ in range(12)]
+        try:
+            wait_for(1)
+            wait_for(3)
+        finally:
+            done.set()
+        assert not set[str]().union(*(future.result() for future in asked))
+    wait_for(1)
+    wait_for(0)
+    print(f"seconds and running replicas: {seen}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from s2d_ray.policy.fair_queue import QUANTUM_TOKENS, Ask, quantum_of
@@ -26,7 +27,9 @@ def excess(line: Line, quanta: dict[str, int], bands: dict[str, int]) -> float:
 
     The bound: from the arrival of a request to its grant, another tenant of its band is granted at
     most ⌈own cost / own quantum⌉ of its quanta, plus the largest request it had waiting. Own cost
-    are the tokens granted to the request's tenant in that time, itself included.
+    are the tokens that the request's tenant itself put before it: those granted to the tenant in
+    that time, itself included, and those of requests with an earlier deadline that gave up then,
+    since their turns were saved up for while they stood in front.
     """
     worst = -math.inf
     for index, (what, ask) in enumerate(line.events):
@@ -34,7 +37,7 @@ def excess(line: Line, quanta: dict[str, int], bands: dict[str, int]) -> float:
             continue
         start = line.events.index(("arrived", ask))
         window = line.events[start : index + 1]
-        own = sum(a.tokens for w, a in window if w == "granted" and a.tenant == ask.tenant)
+        own = sum(each.tokens for each in _before(ask, line.events[:start], window))
         num_quanta = math.ceil(own / quanta[ask.tenant])
         for other in quanta.keys() - {ask.tenant}:
             if bands[other] != bands[ask.tenant]:
@@ -43,6 +46,14 @@ def excess(line: Line, quanta: dict[str, int], bands: dict[str, int]) -> float:
             largest = _largest_waiting(line, other, start, index)
             worst = max(worst, granted - num_quanta * quanta[other] - largest)
     return worst
+
+
+def _before(ask: Ask, earlier: list[tuple[str, Ask]], window: list[tuple[str, Ask]]) -> set[Ask]:
+    """What its own tenant put before a request, or at its side; see `excess`."""
+    own = [(what, each) for what, each in window if each.tenant == ask.tenant]
+    granted = {each for what, each in own if what == "granted"}
+    gave_up = {each for what, each in own if what == "left" and each.deadline_s <= ask.deadline_s}
+    return granted | (gave_up - {each for what, each in earlier if what == "granted"})
 
 
 def _largest_waiting(line: Line, tenant: str, start: int, end: int) -> int:
@@ -62,6 +73,21 @@ arrival = st.tuples(
 )
 
 
+def _plain(tenant: str, tokens: int, num_steps: int = 1, wait_s: float = 1e9) -> tuple[Any, ...]:
+    return (0, tenant, tokens, num_steps, wait_s, 1, None)
+
+
+@example(  # a request in front that gives up has already cost its tenant a turn
+    slots=1,
+    script=[
+        *(_plain("a", 1) for _ in range(5)),
+        _plain("a", 1, num_steps=3),
+        _plain("a", 60),
+        _plain("a", 60),
+        _plain("b", 1),
+        _plain("b", 65, wait_s=0.5),
+    ],
+)
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 6), st.lists(arrival, max_size=60))
 def test_no_other_tenant_gets_more_than_its_quanta_and_one_request(

@@ -76,8 +76,14 @@ def test_wrong_numbers_are_named_with_the_limit(model: Path, tmp_path: Path) -> 
     )[:1]
     assert tight.startswith("targets.tiny.kv_cache_mib: 2 MiB hold")
     assert tight.endswith("give at least 3")
-    shallow = _config(model, {"base": str(model), "exit_layers": [2]})
-    assert any(t.startswith("plan.exit_thresholds: 2") for t in check_config(shallow))
+    shallow = _config(model, {"base": str(model), "exit_layers": [2]}).model_dump()
+    rows = [{"plan": {}}, {"plan": {"exit_thresholds": [0.1, 0.2]}}]
+    routed = AppConfig.model_validate(shallow | {"routing": {"plans": rows}})
+    troubles = [t.partition(" for")[0] for t in check_config(routed) if "thresholds" in t]
+    assert troubles == [
+        "plan.exit_thresholds: 2 thresholds",
+        "routing.plans.1.plan.exit_thresholds: 2 thresholds",
+    ]
 
 
 @pytest.mark.parametrize("source", ["pypi:nothing==1", "hub:nobody/nothing"])

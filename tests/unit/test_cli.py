@@ -275,7 +275,7 @@ def test_an_open_api_is_warned_of_at_the_start_and_again_and_again(
     ]:
         clock_s = 0.0
         with pytest.raises(launcher.Stop):
-            launcher.watch(launcher.warning_of(http))
+            launcher.watch(launcher.warning_of(http), lambda: None)
         assert capsys.readouterr().out.count("WARNING: whoever reaches 0.0.0.0:8000") == times
 
 

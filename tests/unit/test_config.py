@@ -132,3 +132,28 @@ def test_a_place_needs_the_models_of_its_targets_alone() -> None:
     assert config.models_at("draft") == ["small"]
     assert config.models_at("router") == []
     assert config.models_at() == ["big", "small"]
+
+
+@pytest.mark.parametrize(
+    ("routing", "words"),
+    [
+        ("{targets: {b: {}}}", "routing.targets.b: there is no target 'b'"),
+        ("{splits: {prod: {a: 1, b: 0}}}", "routing.splits.prod.b: there is no target 'b'"),
+        ("{splits: {prod: {a: 0}}}", "routing.splits.prod: no target has a weight above 0"),
+        ("{splits: {a: {a: 1}}}", "routing.splits.a: a target has this name"),
+        ("{splits: {auto: {a: 1}}}", "routing.splits.auto: with routing, this name"),
+        ("{splits: {'a b': {a: 1}}}", "routing.splits: 'a b' must be 1-63 letters"),
+        ("{plans: [{plan: {}}, {target: b, plan: {}}]}", "routing.plans.1.target: there is no"),
+        ("{plans: [{plan: {max_proposal: 99}}]}", "routing.plans.0.plan.max_proposal: "),
+        ("{splits: {prod: {a: -1}}}", "routing.splits.prod.a: "),
+        ("{targets: {a: {cost: 0}}}", "routing.targets.a.cost: "),
+    ],
+)
+def test_routes_that_lead_nowhere_are_named(routing: str, words: str) -> None:
+    assert refusal(TARGET + f"routing: {routing}").startswith(f"some.yaml: {words}")
+
+
+def test_with_routing_no_target_may_be_called_auto() -> None:
+    text = "targets: {auto: {model: folder}}\n"
+    assert parse_config(text, "some.yaml").targets
+    assert refusal(text + "routing: {}").startswith("some.yaml: targets.auto: with routing")

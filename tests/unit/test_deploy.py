@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ray.serve.schema import ServeDeploySchema
 
 from s2d_ray.config import AppConfig, load_config
 from s2d_ray.serve.deploy import render
 from s2d_ray.serve.places import labels_of_all
+from s2d_ray.serve.router_settings import RouterSettings
 
 QUICKSTART = load_config(Path(__file__).parents[2] / "deployments" / "quickstart.yaml")
 
@@ -90,6 +92,29 @@ def test_a_placement_is_asked_for_by_label_and_the_one_node_of_s2d_serve_has_it(
     assert wanted == {"s2d-ray/big": "true"}
     assert wanted.items() <= labels_of_all(config).items()
     assert {"s2d-ray/router", "s2d-ray/control", "s2d-ray/draft"} <= labels_of_all(config).keys()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"routing": {"splits": {"prod": {"smollm2-135m": 1.0}}}},
+        {"plan": {"max_proposal": 1}},
+        {"draft": None},
+        {"targets": {"another": {"model": "folder"}}},
+    ],
+)
+def test_what_routers_go_by_is_changed_while_they_run(change: dict[str, Any]) -> None:
+    """It is in no arguments, only in what Serve hands to running replicas."""
+    written = QUICKSTART.model_dump(mode="json", exclude_unset=True)
+    if "targets" in change:
+        change = {"targets": written["targets"] | change["targets"]}
+    before, after = _apps(QUICKSTART), _apps(AppConfig.model_validate(written | change))
+    assert before["router"]["args"] == after["router"]["args"]
+    settings = [apps["router"]["deployments"][0]["user_config"] for apps in (before, after)]
+    assert settings[0] != settings[1]
+    for told in settings:
+        routing = RouterSettings.model_validate(told).to_routing()
+        assert routing.states.keys() == told["targets"].keys()
 
 
 TENANCY = {"file": "tenants.yaml", "state_dir": "state"}

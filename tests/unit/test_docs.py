@@ -8,9 +8,13 @@ import pytest
 
 from s2d_ray.config import (
     AppConfig,
+    AutoscalingConfig,
     DraftConfig,
     HttpConfig,
     PlanConfig,
+    PlanRow,
+    RoutedTarget,
+    RoutingConfig,
     Section,
     TargetConfig,
     TenancyConfig,
@@ -27,7 +31,11 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "section", [AppConfig, HttpConfig, PlanConfig, DraftConfig, TargetConfig, TenancyConfig]
+    "section",
+    [
+        *(AppConfig, HttpConfig, PlanConfig, DraftConfig, TargetConfig, TenancyConfig),
+        *(AutoscalingConfig, RoutingConfig, RoutedTarget, PlanRow),
+    ],
 )
 def test_every_config_key_is_documented_with_its_meaning(section: type[Section]) -> None:
     """A key that is added without a row in the table fails here."""
@@ -78,6 +86,7 @@ def test_the_readme_shows_the_tree_that_is_there() -> None:
     pages = (
         "configuration",
         "api",
+        "routing",
         "training",
         "kubernetes",
         "exactness",

@@ -19,6 +19,7 @@ from s2d_ray.models import draft_files
 from s2d_ray.models.draft_files import DraftCard
 from s2d_ray.models.sorted_draft import cut_draft
 from s2d_ray.models.text import Text
+from s2d_ray.pictures import need_pictures
 from s2d_ray.train.acceptance import (
     Bin,
     accepted_length,
@@ -29,7 +30,7 @@ from s2d_ray.train.acceptance import (
     reliability,
 )
 from s2d_ray.train.evaluation import Scope, Worth, evaluate
-from s2d_ray.train.evaluation_report import need_pictures, report
+from s2d_ray.train.evaluation_report import report
 from tests.corpora import random_corpus
 from tests.tiny import EOS, VOCAB_SIZE, threads, tiny_checkpoint, tiny_decoder
 

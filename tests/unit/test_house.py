@@ -23,8 +23,9 @@ LAYERS = {
     "models": {"core", "models", "config", "errors"},
     "engine": {"core", "models", "engine", "config", "errors"},
     "policy": {"policy", "errors"},
-    "train": {"core", "models", "engine", "train", "config", "errors", "cli"},
-    "kube": {"kube", "config", "errors"},
+    "train": {"core", "models", "engine", "train", "config", "errors", "cli", "pictures"},
+    "kube": {"kube", "config", "errors", "tenants"},
+    "simulate": {"simulate", "policy", "bench", "config", "errors", "tenants", "pictures", "cli"},
 }
 """What each package may import of our own; a layer sees itself and those below."""
 
@@ -37,15 +38,20 @@ FREE_OF_TORCH = [
     "preflight.py",
     "tenants.py",
     "core/cascade.py",
+    "core/cores.py",
     "core/hashing.py",
     "core/params.py",
     "engine/messages.py",
+    "pictures.py",
     "serve/engine_calls.py",
     "serve/ingress.py",
     "serve/launcher.py",
     "serve/openai/document.py",
     "serve/run_file.py",
     "serve/signals.py",
+    "simulate/cli.py",
+    "simulate/report.py",
+    "simulate/service.py",
     "train/cli.py",
 ]
 

@@ -20,6 +20,7 @@ from s2d_ray.config import HttpConfig
 from s2d_ray.core.cascade import Plan
 from s2d_ray.engine.messages import Delta, Refused, Started
 from s2d_ray.errors import RequestError, S2DError
+from s2d_ray.policy.routing import PlanRule, Rules
 from s2d_ray.serve import ingress
 from s2d_ray.serve.backend import Health, TargetHealth
 from tests.fakes_http import (
@@ -209,7 +210,8 @@ def test_the_seed_drawn_is_returned_and_served() -> None:
 
 
 def test_a_request_goes_to_the_target_it_names_under_an_id_of_its_own() -> None:
-    backend = FakeBackend(plans={"tiny": None, "tiny-int8": Plan((), 0.0, 1)})
+    rows = [PlanRule(Plan((), 0.0, 1), target="tiny-int8")]
+    backend = FakeBackend(rules=Rules(plans=rows))
     headers = {"x-request-id": "same"}
     for model in ("tiny", "tiny-int8"):
         call(app_over(backend), "POST", CHAT, json=chat_body(model=model), headers=headers)
@@ -502,8 +504,17 @@ def test_replies_and_failures_have_a_request_id_too() -> None:
             assert post(app, stream=stream).headers["x-request-id"]
 
 
+@pytest.mark.parametrize("name", ["x-request-timeout-seconds", "X-Request-Disconnect-Disabled"])
+def test_headers_that_would_set_serves_own_deadlines_are_refused(name: str) -> None:
+    backend = FakeBackend()
+    refused = call(app_over(backend), "POST", CHAT, json=chat_body(), headers={name: "1"})
+    assert (refused.status_code, error_of(refused)["param"]) == (400, name.lower())
+    assert refused.headers["x-request-id"]
+    assert backend.requests == []
+
+
 def test_behind_a_proxy_that_adds_the_request_id_it_is_not_added_twice() -> None:
-    app = ingress.build_app(FakeBackend(), HttpConfig(), Plan(), answers_request_id=False)
+    app = ingress.build_app(FakeBackend(), HttpConfig(), answers_request_id=False)
     assert "x-request-id" not in call(app, "GET", "/health").headers
 
 

@@ -22,6 +22,7 @@ from s2d_ray.policy.ledger import (
     Snapshot,
 )
 from s2d_ray.policy.limits import Limits, Reason, Refusal
+from s2d_ray.policy.waiting import SLACK, Waiting
 
 BOUNDS = Bounds(max_open=100, max_waiting_bytes=10_000)
 
@@ -365,7 +366,7 @@ class AnyTraffic(RuleBasedStateMachine):
             elif decision.reason is Reason.DEADLINE:
                 self.flows[ask.tenant].append((self.now_s, -ask.tokens))
             else:  # refused on arrival: nothing was taken
-                self.flows[ask.tenant].remove((self.now_s, ask.tokens))
+                assert self.flows[ask.tenant].pop() == (self.now_s, ask.tokens)
 
     @invariant()
     def granted_minus_refunded_is_at_most_the_bucket(self) -> None:
@@ -403,3 +404,18 @@ class AnyTraffic(RuleBasedStateMachine):
 
 TestAnyTraffic = AnyTraffic.TestCase
 TestAnyTraffic.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+
+
+def test_what_left_costs_nothing_for_ever() -> None:
+    """Deadlines of requests that left are tidied up, and bytes and deadlines of the rest stay."""
+    waiting = Waiting()
+    stays = Ask("stays", "a", "t", 1, 7.0, num_bytes=5)
+    waiting.add(stays)
+    for number in range(3 * SLACK):
+        ask = Ask(f"r{number}", "a", "t", 1, 1e9 + number, num_bytes=9)
+        waiting.add(ask)
+        waiting.remove(ask)
+    assert len(waiting._deadlines) <= SLACK + 2
+    assert (len(waiting), waiting.num_bytes) == (1, 5)
+    assert waiting.expired(6.9) == []
+    assert waiting.expired(7.0) == [stays]

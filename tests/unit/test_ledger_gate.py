@@ -3,156 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
-from s2d_ray.config import HttpConfig
 from s2d_ray.engine.messages import Delta, Event, Finished, FinishReason, Started, Usage
 from s2d_ray.policy import buckets
-from s2d_ray.policy.fair_queue import Ask
-from s2d_ray.policy.keys import Caller, KeyTable
-from s2d_ray.policy.ledger import Granted
-from s2d_ray.policy.limits import Refusal
+from s2d_ray.policy.keys import Caller
 from s2d_ray.serve import tenant_gate
-from s2d_ray.serve.ingress import build_app
-from s2d_ray.serve.ledger import LedgerReplica
-from s2d_ray.serve.ledger_messages import Sync
 from s2d_ray.serve.openai.document import document
-from s2d_ray.serve.tenant_gate import TenantGate
-from s2d_ray.tenants import TenantsFile, load_tenants, revoked, rotated, save_tenants, with_owner
-from tests.fakes_http import HANG, PLAN, SCRIPT, FakeBackend, chat_body
-
-CHAT = "/v1/chat/completions"
-MAX_OPEN = 100
-
-
-class Tenants:
-    """A tenants file and the keys in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.keys: dict[str, str] = {}
-        save_tenants(path, TenantsFile())
-        self.add("root", is_operator=True)
-
-    def add(self, name: str, *, is_operator: bool = False, **fields: Any) -> None:
-        tenants = with_owner(load_tenants(self.path), name, fields, is_operator=is_operator)
-        tenants, self.keys[name] = rotated(tenants, name, datetime.now(UTC), timedelta(0))
-        save_tenants(self.path, tenants)
-
-    def header(self, name: str) -> dict[str, str]:
-        return {"authorization": f"Bearer {self.keys[name]}"}
-
-    def key_id(self, name: str) -> str:
-        return self.keys[name].split("-")[1]
-
-
-class Line:
-    """A ledger that can be taken away and put back, as routers find one under its name."""
-
-    def __init__(self, ledger: LedgerReplica | None) -> None:
-        self.ledger = ledger
-
-    def _reach(self) -> LedgerReplica:
-        if self.ledger is None:
-            raise ConnectionError("the ledger is away")
-        return self.ledger
-
-    async def admit(self, ask: Ask, wait_s: float) -> Granted | Refusal:
-        return await self._reach().admit(ask, wait_s)
-
-    async def sync(self, sync: Sync) -> KeyTable | None:
-        return await self._reach().sync(sync)
-
-    async def usage(self, caller: Caller) -> dict[str, Any]:
-        return await self._reach().usage(caller)
-
-    async def revoke(self, key_id: str, caller: Caller) -> int | None:
-        return await self._reach().revoke(key_id, caller)
-
-
-class Site:
-    """A ledger, routers in front of it, and a client for each."""
-
-    def __init__(self, folder: Path, slots: int) -> None:
-        self.tenants = Tenants(folder / "tenants.yaml")
-        self.state = folder / "state"
-        self.slots = {"tiny": slots, "tiny-int8": slots}
-        self.line = Line(None)
-        self.reported: dict[str, float] = {}
-        self.apps: list[FastAPI] = []
-        self._ledgers: list[LedgerReplica] = []
-        self._gates: list[TenantGate] = []
-
-    def start_ledger(self) -> LedgerReplica:
-        config = {"file": str(self.tenants.path), "state_dir": str(self.state)}
-        ledger = LedgerReplica(config, MAX_OPEN, lambda: self.slots, self.reported.update)
-        self._ledgers.append(ledger)
-        self.line.ledger = ledger
-        return ledger
-
-    def kill_ledger(self) -> None:
-        ledger = self._ledgers[-1]
-        self.line.ledger = None
-        for task in ledger._tasks:
-            task.cancel()
-        for answer in ledger._answers.values():
-            answer.set_exception(ConnectionError("the ledger died"))
-
-    def client(self, backend: FakeBackend, max_wait_s: float = 30.0) -> httpx.AsyncClient:
-        """A client of one more router."""
-        gate = TenantGate(self.line, max_wait_s)
-        self._gates.append(gate)
-        app = build_app(backend, HttpConfig(), PLAN, gate)
-        self.apps.append(app)
-        return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
-
-    def close(self) -> None:
-        for ledger in self._ledgers:
-            for task in ledger._tasks:
-                task.cancel()
-        for gate in self._gates:
-            if gate._syncing is not None:
-                gate._syncing.cancel()
-
-    def usage_lines(self) -> list[dict[str, Any]]:
-        path = self.state / "usage.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-@contextlib.asynccontextmanager
-async def site(folder: Path, *, slots: int = 8, **limits: Any) -> AsyncIterator[Site]:
-    """With the tenants acme, of these limits, and other, of none."""
-    made = Site(folder, slots)
-    made.tenants.add("acme", **limits)
-    made.tenants.add("other")
-    made.start_ledger()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-async def until(claim: Any) -> None:
-    async with asyncio.timeout(20):
-        while not claim():
-            await asyncio.sleep(0.01)
-
-
-def code_of(response: httpx.Response) -> str:
-    body = response.json()
-    assert body["error"].keys() == {"message", "type", "param", "code"}
-    code: str = body["error"]["code"]
-    return code
+from s2d_ray.tenants import load_tenants, revoked, save_tenants
+from tests.fakes_http import HANG, SCRIPT, FakeBackend, chat_body
+from tests.ledger_site import CHAT, Receiver, code_of, site, until
 
 
 @pytest.fixture
@@ -221,19 +87,6 @@ def test_keys_say_which_targets_modes_and_routes(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_headers_that_would_set_serves_own_deadlines_are_refused(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with site(tmp_path) as made:
-            client = made.client(FakeBackend())
-            for name in ("x-request-timeout-seconds", "X-Request-Disconnect-Disabled"):
-                headers = made.tenants.header("acme") | {name: "1"}
-                answer = await client.post(CHAT, json=chat_body(), headers=headers)
-                assert answer.status_code == 400
-                assert answer.json()["error"]["param"] == name.lower()
-
-    asyncio.run(run())
-
-
 def test_a_tenants_limit_is_429_with_the_time_to_come_back(tmp_path: Path) -> None:
     async def run() -> None:
         async with site(tmp_path, requests_per_minute=1, max_running=1) as made:
@@ -263,31 +116,6 @@ def test_a_request_that_waits_too_long_is_503(tmp_path: Path) -> None:
             assert refused.headers["retry-after"] == "1"
 
     asyncio.run(run())
-
-
-class Receiver:
-    """An ASGI connection whose client can leave."""
-
-    def __init__(self, app: FastAPI, headers: dict[str, str], body: dict[str, Any]) -> None:
-        raw = [(name.encode(), text.encode()) for name, text in headers.items()]
-        self._scope = {
-            "type": "http",
-            "method": "POST",
-            "path": CHAT,
-            "headers": raw,
-            "query_string": b"",
-        }
-        self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        content = json.dumps(body).encode()
-        self._messages.put_nowait({"type": "http.request", "body": content, "more_body": False})
-        self.sent: list[Mapping[str, Any]] = []
-        self.task = asyncio.ensure_future(app(self._scope, self._messages.get, self._send))
-
-    def leave(self) -> None:
-        self._messages.put_nowait({"type": "http.disconnect"})
-
-    async def _send(self, message: Mapping[str, Any]) -> None:
-        self.sent.append(message)
 
 
 @pytest.mark.usefixtures("no_refill")
@@ -461,12 +289,14 @@ def test_64_clients_of_two_routers_never_take_more_than_the_bucket(tmp_path: Pat
     asyncio.run(run())
 
 
-def test_no_key_is_in_a_log_a_record_or_an_answer(
+def test_no_key_and_no_prompt_is_in_a_log_a_record_or_an_answer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tenant_gate, "AWAY_S", 0.5)
     caplog.set_level(logging.DEBUG)
     answers: list[httpx.Response] = []
+    prompt = "the-plan-of-the-bank"
+    body = chat_body(messages=[{"role": "user", "content": prompt}])
 
     async def run() -> str:
         async with site(tmp_path, requests_per_minute=1) as made:
@@ -477,21 +307,20 @@ def test_no_key_is_in_a_log_a_record_or_an_answer(
                 {"authorization": f"Basic {made.tenants.keys['acme']}"},
                 {"authorization": f"Bearer {made.tenants.keys['acme'][:-1]}!"},
             ):
-                answers.append(await client.post(CHAT, json=chat_body(), headers=headers))
+                answers.append(await client.post(CHAT, json=body, headers=headers))
             made.kill_ledger()
-            answers.append(
-                await client.post(CHAT, json=chat_body(), headers=made.tenants.header("acme"))
-            )
+            answers.append(await client.post(CHAT, json=body, headers=made.tenants.header("acme")))
             made.start_ledger()
             await until(made.usage_lines)
             return made.tenants.keys["acme"].split("-")[2][:-1]
 
     secret = asyncio.run(run())
     assert [answer.status_code for answer in answers] == [500, 429, 401, 401, 503]
-    assert all(secret not in answer.text + str(answer.headers) for answer in answers)
-    assert secret not in caplog.text
-    for path in tmp_path.rglob("*"):
-        assert path.is_dir() or secret not in path.read_text()
+    for kept in (secret, prompt):
+        assert all(kept not in answer.text + str(answer.headers) for answer in answers)
+        assert kept not in caplog.text
+        for path in tmp_path.rglob("*"):
+            assert path.is_dir() or kept not in path.read_text()
 
 
 def test_the_document_names_every_route_for_tenants_and_asks_for_a_key(tmp_path: Path) -> None:

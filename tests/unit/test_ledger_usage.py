@@ -6,7 +6,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-from s2d_ray.policy.usage import UsageRecord, UsageTotals
+from s2d_ray.policy.limits import Reason, Refusal
+from s2d_ray.policy.usage import RefusalCounts, UsageRecord, UsageTotals
 from s2d_ray.serve.line_log import LineLog
 
 FILE = "usage.jsonl"
@@ -47,6 +48,7 @@ def test_totals_are_the_sums_of_records_by_tenant_and_target() -> None:
     assert totals.of(["acme"])["acme"]["small"] == {
         "requests": 2,
         "failed": 1,
+        "refused": 0,
         "prompt_tokens": 40,
         "cached_tokens": 32,
         "completion_tokens": 31,
@@ -66,6 +68,29 @@ def test_totals_go_on_from_what_was_written_and_share_nothing_with_it() -> None:
     assert resumed.sums["acme"]["small"]["requests"] == 2
     assert written["acme"]["small"]["requests"] == 1
     assert totals.of(["acme"])["acme"]["small"]["requests"] == 1
+
+
+def test_sums_of_an_older_version_count_on() -> None:
+    resumed = UsageTotals.resumed({"acme": {"small": {"requests": 3}}})
+    resumed.add_refusal("acme", "small")
+    resumed.add(RECORD)
+    sums = resumed.of(["acme"])["acme"]["small"]
+    assert (sums["requests"], sums["refused"], sums["prompt_tokens"]) == (4, 1, 20)
+
+
+def test_a_flood_of_refusals_is_a_line_for_each_reason() -> None:
+    counts = RefusalCounts()
+    for _ in range(10_000):
+        counts.add("acme", "small", Refusal("r", Reason.QUEUE_FULL))
+    counts.add("acme", "small", Refusal("r", Reason.SERVICE_FULL))
+    counts.add("other", "large", Refusal("r", Reason.TOO_MANY_TEXTS))
+    lines = [json.loads(line) for line in counts.take(1_700_000_000.0)]
+    assert [(one["tenant"], one["reason"], one["status"], one["requests"]) for one in lines] == [
+        ("acme", "queue_full", 429, 10_000),
+        ("acme", "service_full", 503, 1),
+        ("other", "too_many_texts", 400, 1),
+    ]
+    assert counts.take(1_700_000_010.0) == []
 
 
 def lines_of(folder: Path) -> list[str]:

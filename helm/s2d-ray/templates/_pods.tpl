@@ -64,7 +64,7 @@ seccompProfile:
 
 {{/*
 The pod template of a group. Takes root, group, name, container; `pulls` if models are used there,
-`spread` if its pods should lie on different nodes. It names no model and holds no hash of `config`:
+`spread` if its pods should lie on different nodes, `ledger` if the ledger runs there. It names no model and holds no hash of `config`:
 either would make a new cluster of a new target.
 */}}
 {{- define "s2d.pod" -}}
@@ -140,8 +140,17 @@ spec:
         {{- include "s2d.resources" .group | nindent 8 }}
       volumeMounts:
         {{- include "s2d.mounts" $root | nindent 8 }}
+        {{- if .ledger }}
+        {{- include "s2d.ledgerMounts" $root | nindent 8 }}
+        {{- end }}
+    {{- if .ledger }}
+    {{- include "s2d.usageContainer" $root | nindent 4 }}
+    {{- end }}
   volumes:
     {{- include "s2d.volumes" $root | nindent 4 }}
+    {{- if .ledger }}
+    {{- include "s2d.ledgerVolumes" $root | nindent 4 }}
+    {{- end }}
 {{- end -}}
 
 {{- define "s2d.resources" -}}

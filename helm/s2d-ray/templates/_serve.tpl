@@ -15,6 +15,9 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- range $name, $target := $config.targets -}}
 {{- $apps = append $apps (include "s2d.targetApp" (dict "root" $ "name" $name "target" $target) | fromJson) -}}
 {{- end -}}
+{{- if $config.tenancy -}}
+{{- $apps = append $apps (include "s2d.ledgerApp" . | fromJson) -}}
+{{- end -}}
 {{- $apps = append $apps (include "s2d.routerApp" . | fromJson) -}}
 {{- $http := dict "host" $config.http.host "port" (include "s2d.port" . | int) -}}
 {{- dict "proxy_location" "EveryNode" "http_options" $http "applications" $apps | toPrettyJson -}}
@@ -25,12 +28,10 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- if ne ($http.host | default "") "0.0.0.0" -}}
 {{- fail "config.http.host: must be 0.0.0.0, so that the pods of other nodes reach the API" -}}
 {{- end -}}
-{{- if not $http.allow_unauthenticated -}}
-{{- fail "config.http.allow_unauthenticated: the API asks nobody for a key; set it to true to say that network.policy and network.ingress guard it" -}}
+{{- if not (or $http.allow_unauthenticated .Values.config.tenancy) -}}
+{{- fail "config.http.allow_unauthenticated: the API asks nobody for a key; add config.tenancy, or set it to true to say that network.policy and network.ingress guard it" -}}
 {{- end -}}
-{{- if .Values.config.tenancy -}}
-{{- fail "config.tenancy: the chart runs no ledger yet; leave it out, or serve with `s2d serve`" -}}
-{{- end -}}
+{{- include "s2d.checkTenancy" . -}}
 {{- if and (eq .Values.modelCache.type "claim") (not .Values.modelCache.existingClaim) -}}
 {{- fail "modelCache.existingClaim: name a ReadWriteMany claim, or choose the type emptyDir" -}}
 {{- end -}}
@@ -44,6 +45,27 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- $wants := include "s2d.gpusOf" (dict "root" $ "section" "target" "engine" $target "has" $has) | int -}}
 {{- if gt $wants $has -}}
 {{- fail (printf "%s.num_gpus: a replica takes %d, but a pod of placements.%s has %d" $where $wants $placement $has) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "s2d.checkTenancy" -}}
+{{- $tenancy := .Values.config.tenancy -}}
+{{- $secret := .Values.secrets.tenants.existingSecret -}}
+{{- if and $secret (not $tenancy) -}}
+{{- fail "secrets.tenants.existingSecret: nothing reads it without config.tenancy" -}}
+{{- end -}}
+{{- with $tenancy -}}
+{{- if not $secret -}}
+{{- fail "secrets.tenants.existingSecret: name the Secret of the tenants file; `s2d kube tenants sync` makes it" -}}
+{{- end -}}
+{{- range $key, $folder := dict "file" (dir .file) "state_dir" .state_dir -}}
+{{- if or (not (regexMatch "^(/[A-Za-z0-9._-]+){2,}$" $folder)) (regexMatch "^/(tmp|home/s2d|dev/shm|models|etc/s2d-ray)$" $folder) -}}
+{{- fail (printf "config.tenancy.%s: must lie in a folder of its own, such as /etc/s2d-tenants/tenants.yaml and /var/lib/s2d-ray; a volume is mounted there" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- if eq (dir .file) .state_dir -}}
+{{- fail "config.tenancy.state_dir: must not be the folder of config.tenancy.file, which is read-only" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -78,7 +100,7 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- $config := .root.Values.config -}}
 {{- $defaults := .root.Files.Get "files/defaults.json" | fromJson -}}
 {{- $target := .target -}}
-{{- $args := dict "target" (omit $target "num_replicas" "placement") -}}
+{{- $args := dict "target" (omit $target "num_replicas" "autoscaling" "placement") -}}
 {{- with $config.draft -}}
 {{- $deadlines := dict
   "deadline_ms" (.deadline_ms | default $defaults.draft.deadline_ms)
@@ -95,15 +117,56 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- $waiting := dig "max_waiting" $defaults.target.max_waiting $target | int -}}
 {{- $deployment := dict
   "name" "target"
-  "num_replicas" ($target.num_replicas | default $defaults.target.num_replicas)
-  "max_ongoing_requests" (add $batch $waiting 8)
+  "max_ongoing_requests" (add $batch $waiting $defaults.spareRequests)
   "ray_actor_options" $options -}}
+{{- if $target.autoscaling -}}
+{{- $scaling := dict "defaults" $defaults "autoscaling" $target.autoscaling "batch" $batch -}}
+{{- $_ := set $deployment "autoscaling_config" (include "s2d.autoscaling" $scaling | fromJson) -}}
+{{- $_ := set $deployment "graceful_shutdown_timeout_s" (dig "drain_s" $defaults.drainS $target.autoscaling) -}}
+{{- else -}}
+{{- $_ := set $deployment "num_replicas" ($target.num_replicas | default $defaults.target.num_replicas) -}}
+{{- end -}}
 {{- dict
   "name" (printf "target-%s" .name)
   "route_prefix" nil
   "import_path" "s2d_ray.serve.apps:build_target"
   "args" $args
   "deployments" (list $deployment)
+| toJson -}}
+{{- end -}}
+
+{{/* Whole, since it replaces what stands in code. Takes defaults, autoscaling, batch. */}}
+{{- define "s2d.autoscaling" -}}
+{{- $tokens := .autoscaling.target_outstanding_tokens -}}
+{{- $options := deepCopy .defaults.autoscaling -}}
+{{- range $key, $value := omit .autoscaling "target_outstanding_tokens" "drain_s" -}}
+{{- if ne (kindOf $value) "invalid" -}}
+{{- $_ := set $options $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $options "target_ongoing_requests" (coalesce $tokens .autoscaling.target_ongoing_requests (max 1 (div (mul 3 .batch) 4))) -}}
+{{- $_ := set $options "policy" (dict "policy_function" (ternary .defaults.policies.tokens .defaults.policies.requests (not (empty $tokens)))) -}}
+{{- $options | toJson -}}
+{{- end -}}
+
+{{- define "s2d.ledgerApp" -}}
+{{- $config := .Values.config -}}
+{{- $defaults := .Files.Get "files/defaults.json" | fromJson -}}
+{{- $requests := dig "max_open_requests" $defaults.http.max_open_requests $config.http | int -}}
+{{- $slots := dict -}}
+{{- range $name, $target := $config.targets -}}
+{{- $_ := set $slots $name ($target.max_batch | default $defaults.target.max_batch) -}}
+{{- end -}}
+{{- $args := dict
+  "tenancy" $config.tenancy
+  "max_open" (max 1 (div (mul $requests 7) 8))
+  "batch_slots" $slots -}}
+{{- dict
+  "name" "ledger"
+  "route_prefix" nil
+  "import_path" "s2d_ray.serve.apps:build_ledger"
+  "args" $args
+  "deployments" (list (dict "name" "ledger" "max_ongoing_requests" (add $requests 1000)))
 | toJson -}}
 {{- end -}}
 
@@ -114,18 +177,29 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- range $name, $target := $config.targets -}}
 {{- $context := $target.max_context | default $defaults.target.max_context -}}
 {{- $tokens := $target.default_max_tokens | default $defaults.target.default_max_tokens -}}
-{{- $_ := set $facts $name (dict "model" $target.model "max_context" $context "default_max_tokens" $tokens) -}}
+{{- $batch := $target.max_batch | default $defaults.target.max_batch -}}
+{{- $most := dig "max_replicas" ($target.num_replicas | default $defaults.target.num_replicas) ($target.autoscaling | default dict) -}}
+{{- $slots := mul $batch $most -}}
+{{- $_ := set $facts $name (dict "model" $target.model "max_context" $context "default_max_tokens" $tokens "slots" $slots) -}}
 {{- end -}}
-{{- $args := dict
+{{- $args := dict "http" (omit $config.http "max_open_requests" "num_routers") -}}
+{{- $settings := dict
   "targets" $facts
   "has_draft" (not (empty $config.draft))
-  "http" (omit $config.http "max_open_requests" "num_routers")
   "plan" ($config.plan | default dict) -}}
+{{- if kindIs "map" $config.routing -}}
+{{- $_ := set $settings "routing" $config.routing -}}
+{{- end -}}
+{{- with $config.tenancy -}}
+{{- $_ := set $args "max_wait_s" (.max_wait_s | default $defaults.tenancy.max_wait_s) -}}
+{{- $_ := set $args "local_texts" (.local_texts | default $defaults.tenancy.local_texts) -}}
+{{- end -}}
 {{- $deployment := dict
   "name" "router"
   "num_replicas" .Values.router.replicas
   "max_replicas_per_node" 1
-  "max_ongoing_requests" ($config.http.max_open_requests | default $defaults.http.max_open_requests) -}}
+  "max_ongoing_requests" ($config.http.max_open_requests | default $defaults.http.max_open_requests)
+  "user_config" $settings -}}
 {{- dict
   "name" "router"
   "route_prefix" "/"

@@ -52,7 +52,7 @@ class Rule:
 
 def _honoured() -> Iterator[Rule]:
     both = {
-        "model": "name of a target",
+        "model": "name of a target, `auto`, `auto:fast`, `auto:cheap`, or of a split (below)",
         "stream": "server-sent events",
         "stream_options": "`include_usage`: a last chunk with usage",
         "max_tokens": "cap on written tokens; the default is the target's `default_max_tokens`",

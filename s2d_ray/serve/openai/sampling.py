@@ -63,10 +63,11 @@ class SpeculationOptions(Body):
     tree_depth: Annotated[int, Field(ge=1, le=MAX_PROPOSAL)] | None = None
     min_match: Annotated[int, Field(ge=0, le=MAX_PROPOSAL)] | None = None
     trace: bool | None = None
+    task: Annotated[str, Field(min_length=1, max_length=64)] | None = None
 
     def plan(self, default: Plan) -> Plan:
         """The default plan with the fields set here in their place."""
-        given = self.model_dump(exclude={"mode", "trace"}, exclude_none=True)
+        given = self.model_dump(exclude={"mode", "trace", "task"}, exclude_none=True)
         if "exit_thresholds" in given:
             given["exit_thresholds"] = tuple(given["exit_thresholds"])
         return replace(default, **given)

@@ -64,18 +64,24 @@ class ModelFacts(Shape):
     plan: PlanShape
 
 
+class RouteFacts(Shape):
+    """Targets among which the service chooses."""
+
+    chooses_among: list[str]
+
+
 class Model(Shape):
-    """A target."""
+    """A target, or a name that stands for a choice among some."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
-    s2d: ModelFacts
+    s2d: ModelFacts | RouteFacts
 
 
 class ModelList(Shape):
-    """All targets."""
+    """All targets, and the names that stand for a choice among them."""
 
     object: Literal["list"]
     data: list[Model]
