@@ -144,7 +144,7 @@ def target_of(config: AppConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     return app, deployment
 
 
-def test_serve_takes_every_option_and_defaults_to_a_full_batch() -> None:
+def test_serve_takes_every_option_and_defaults_to_three_quarters_of_a_batch() -> None:
     """Validated by Serve's own model, which must keep what we wrote."""
     _, deployment = target_of(config_of({"min_replicas": 0, "max_replicas": 3}, max_batch=5))
     assert "num_replicas" not in deployment
@@ -152,7 +152,7 @@ def test_serve_takes_every_option_and_defaults_to_a_full_batch() -> None:
     taken = AutoscalingConfig.model_validate(options).model_dump(exclude_unset=True)
     assert options.keys() <= taken.keys()
     assert taken["policy"]["policy_function"] == BY_REQUESTS
-    assert (taken["target_ongoing_requests"], taken["metrics_interval_s"]) == (5, PUSH_INTERVAL_S)
+    assert (taken["target_ongoing_requests"], taken["metrics_interval_s"]) == (3, PUSH_INTERVAL_S)
     assert (taken["min_replicas"], taken["max_replicas"]) == (0, 3)
     assert deployment["graceful_shutdown_timeout_s"] == 300
 
@@ -247,9 +247,9 @@ def test_automatic_numbers_and_policies_of_applications_are_named() -> None:
 
 def test_a_document_that_never_scales_is_named() -> None:
     whole, deployment = document()
-    deployment["max_ongoing_requests"] = 7
+    deployment["max_ongoing_requests"] = 5
     (trouble,) = troubles_of(whole)
-    assert "target_ongoing_requests: 8 is more than max_ongoing_requests, 7" in trouble
+    assert "target_ongoing_requests: 6 is more than max_ongoing_requests, 5" in trouble
 
 
 def test_a_misspelt_key_of_the_autoscaler_is_named() -> None:
