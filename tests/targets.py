@@ -161,6 +161,7 @@ def make_engine(
     prefill_chunk: int = 256,
     replica: str = "replica",
     prefix_cache: bool = False,
+    fingerprint: str = "",
 ) -> TargetBatch:
     """A target engine over a model's pool. `text` has `tokenizer` and `token_bytes`."""
     limits = Limits(
@@ -179,6 +180,7 @@ def make_engine(
         eos,
         lambda params: TextStream(text, params.stop, params.min_tokens),
         replica,
+        fingerprint,
     )
 
 

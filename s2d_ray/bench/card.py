@@ -8,8 +8,9 @@ import json
 import torch
 import transformers
 
-from s2d_ray.bench.checkout import commit, cpu_model
+from s2d_ray.bench.checkout import commit
 from s2d_ray.config import AppConfig
+from s2d_ray.core.host import cpu_model
 from s2d_ray.models.sources import GgufFile, LocalFolder, parse_source
 
 

@@ -1,4 +1,4 @@
-"""Which code ran, and on which processor. Loads no torch."""
+"""Which code ran. Loads no torch."""
 
 from __future__ import annotations
 
@@ -6,16 +6,6 @@ import subprocess
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
-
-
-def cpu_model() -> str:
-    """The CPU's name as Linux tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown"
 
 
 def commit() -> str:

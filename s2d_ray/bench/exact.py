@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from s2d_ray.bench.checkout import PACKAGE, commit, cpu_model
+from s2d_ray.bench.checkout import PACKAGE, commit
 from s2d_ray.bench.exact_cases import (
     PROMPTS,
     Comparison,
@@ -33,6 +33,7 @@ from s2d_ray.bench.exact_cases import (
 )
 from s2d_ray.bench.exact_writer import Writer, draft_of, make_writers, say
 from s2d_ray.config import AppConfig, load_config
+from s2d_ray.core.host import cpu_model
 from s2d_ray.errors import RunError, S2DError
 
 BATCH = 8

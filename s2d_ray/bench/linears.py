@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from s2d_ray.bench.checkout import commit, cpu_model
+from s2d_ray.bench.checkout import commit
 from s2d_ray.bench.costs import Call, time_in_turn
+from s2d_ray.core.host import cpu_model
 from s2d_ray.models.linear import LinearKind, make_linear
 
 SHAPES = (

@@ -18,6 +18,7 @@ from s2d_ray.engine.target_engine import EngineStatus, Publish
 from s2d_ray.engine.target_loop import TargetLoop, Turn
 from s2d_ray.errors import ModelError, RequestError
 from s2d_ray.models import draft_files
+from s2d_ray.models.fingerprint import fingerprint_of_target
 from s2d_ray.models.grammar import Vocabulary
 from s2d_ray.models.kv_budget import BLOCK, LEAST_TOKENS, TokenSize, shortage, tokens_in
 from s2d_ray.models.loading import choose_device, load_target_decoder, read_config
@@ -46,6 +47,8 @@ class Target:
         prompt_ids = self._encode(request.prompt)
         self._checked([token_id for token_id, _ in sampling.logit_bias], "logit_bias")
         self._checked(sampling.stop_token_ids, "stop_token_ids")
+        if request.resume is not None:
+            self._checked(request.resume.token_ids, "resume")
         wanted = sampling.format
         grammar = None if wanted is None else self.vocabulary.start(wanted)
         return lambda publish: self.loop.submit(request, prompt_ids, publish, grammar)
@@ -72,6 +75,7 @@ class Target:
             self.batch.outstanding_tokens,
             self.loop.silent_s,
             dict(self.batch.counters),
+            self.batch.fingerprint,
         )
 
     def stop(self) -> None:
@@ -132,6 +136,7 @@ def make_target(
         text.eos_token_ids,
         lambda sampling: TextStream(text, sampling.stop, sampling.min_tokens),
         replica,
+        fingerprint_of_target(config, folder, device, bitwise_exact=exact),
     )
     loop = TargetLoop(batch, model, proposer, turn=turn, num_threads=config.num_threads)
     return Target(text, model, batch, loop, exact)

@@ -59,6 +59,7 @@ class GenerateRequest:
 
     request_id is unique among all requests: it names the sequence and its draft session.
     cache_salt: only texts of the same salt share what was computed for their common beginning.
+    resume: a text to be gone on with; the prompt is then what the lost replica read of it.
     """
 
     request_id: str
@@ -68,6 +69,7 @@ class GenerateRequest:
     mode: Mode = Mode.AUTO
     trace: bool = False
     cache_salt: str = ""
+    resume: Resume | None = None
 
     @property
     def prompt_field(self) -> str:
@@ -149,21 +151,56 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Resume:
+    """What was told of a text whose replica was lost; another one goes on behind it.
+
+    fingerprint: of the replica that began the text, see `models.fingerprint`. token_ids: all that
+    were written; num_chars: of the text that was told with them; usage: as of then.
+    """
+
+    fingerprint: str
+    token_ids: tuple[int, ...]
+    num_chars: int
+    usage: Usage
+
+
+OTHER_FINGERPRINT = "other_fingerprint"
+"""The code by which a replica refuses a text that it would go on with differently."""
+
+HANDED_OVER = "handed_over"
+"""The code by which a replica gives up a text that another one can go on with."""
+
+
+@dataclass(frozen=True)
 class Started:
-    """The first event of an admitted request."""
+    """The first event of an admitted request.
+
+    prompt_ids, fingerprint: by which the text can be resumed; none from an engine that cannot.
+    """
 
     prompt_tokens: int
+    prompt_ids: tuple[int, ...] = ()
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a text has come with a delta: the ids since the delta before, and counts so far."""
+
+    token_ids: tuple[int, ...]
+    usage: Usage
 
 
 @dataclass(frozen=True)
 class Delta:
     """Text that is final: whole characters, free of stop strings.
 
-    tokens: only if the request shows tokens.
+    tokens: only if the request shows tokens. progress: None from an engine that cannot resume.
     """
 
     text: str
     tokens: tuple[TokenTrace, ...] = ()
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True)

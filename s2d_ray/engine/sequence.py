@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,19 +11,23 @@ from s2d_ray.core.proposals import EMPTY, Proposal, Verdict
 from s2d_ray.core.sampling import Past
 from s2d_ray.engine.drawing import Draw, Drawn, Grammar
 from s2d_ray.engine.messages import (
+    OTHER_FINGERPRINT,
     Delta,
     Event,
     Finished,
     FinishReason,
     GenerateRequest,
     Mode,
-    RoundCount,
+    Progress,
+    Resume,
     TokenLogprob,
     TokenTrace,
     Usage,
 )
 from s2d_ray.engine.prefix_cache import Lender
 from s2d_ray.engine.protocol import EMPTY_DIGEST, ProposeRow, extend_digest
+from s2d_ray.engine.tally import Tally
+from s2d_ray.errors import Unavailable
 from s2d_ray.models.kv_pool import Run
 
 
@@ -91,7 +94,6 @@ class Sequence:
         self.lender: Lender | None = None
         self.num_computed = 0
         self.num_prefill = self.num_prompt
-        self.num_cached = 0
         self.num_preemptions = 0
         self.num_lost = 0
         self.digest = extend_digest(EMPTY_DIGEST, prompt_ids)
@@ -102,12 +104,22 @@ class Sequence:
         self._origins: tuple[Origin, ...] = ()
         self._sink = sink
         self.finish_reason: FinishReason | None = None
-        self.num_rounds = 0
-        self.num_drafted = 0
-        self.accepted_by: Counter[int] = Counter()
-        self.accepted_by_rank: Counter[int] = Counter()
-        self.rounds_by_length: Counter[tuple[int, int]] = Counter()
-        self.num_misses = 0
+        self.tally = Tally()
+        self._num_told = self.num_prompt
+
+    def resume(self, resume: Resume) -> list[Event]:
+        """Take over what another replica has told of this text. -> its end, if that is all that
+        is left to tell.
+
+        Every id goes the way of a drawn one, so grammar, half-decoded characters and half-written
+        stop strings stand where they stood. Raises Unavailable if the text reads otherwise here.
+        """
+        text = "".join(map(self._append, resume.token_ids)) + self._ending()
+        if len(text) != resume.num_chars:
+            raise Unavailable("the text reads otherwise on this replica", code=OTHER_FINGERPRINT)
+        self.num_prefill = self._num_told = len(self.ids)
+        self.tally = Tally(resume.usage)
+        return self._events("", [])
 
     @property
     def decoding(self) -> bool:
@@ -130,15 +142,11 @@ class Sequence:
         return self.max_length - (self.run.num_slots if self.run else 0)
 
     def start(self, run: Run, num_copied: int) -> None:
-        """Run, with a run of the pool whose first positions were copied from another text.
-
-        num_cached tells of the first start alone: what is copied later had been computed before.
-        """
+        """Run, with a run of the pool whose first positions were copied from another text."""
         self.run = run
         self.num_computed = num_copied
         self.num_prefill = len(self.ids)
-        if not self.num_preemptions:
-            self.num_cached = num_copied
+        self.tally.start(num_copied)
 
     def preempt(self) -> None:
         """Lose all that is computed, and a proposal that is not verified yet."""
@@ -240,10 +248,7 @@ class Sequence:
 
         drawn: [1 + nodes], the draws behind the last id and every node of the proposal.
         """
-        if self.decoding:
-            self.num_rounds += 1
-        self.num_drafted += len(self.proposal.tokens)
-        before = sum(self.accepted_by.values())
+        self.tally.begin_round(len(self.proposal.tokens), decoding=self.decoding)
         num_held = len(self.ids) + _num_on_spine(self.proposal, verdict)
         text: list[str] = []
         traces: list[TokenTrace] = []
@@ -251,21 +256,17 @@ class Sequence:
             node = verdict.path[index] - 1 if index < len(verdict.path) else None
             origin = OWN if node is None else self._origins[node]
             if origin.drafted_by is not None and origin.rank is not None:
-                self.accepted_by[origin.drafted_by] += 1
-                self.accepted_by_rank[origin.rank] += 1
+                self.tally.accept(origin.drafted_by, origin.rank)
             piece = self._append(drawn[row].token)
             text.append(piece)
             if self.request.shows_tokens:
                 traces.append(self._trace(drawn[row], piece, origin))
             if self.finish_reason is not None:
                 break
-        if self.num_rounds:
-            depth = max(self.proposal.depths())
-            accepted = sum(self.accepted_by.values()) - before
-            self.rounds_by_length[depth, accepted] += 1
+        self.tally.end_round(max(self.proposal.depths()))
         self.proposal, self._origins = EMPTY, ()
         self.num_computed = min(num_held, len(self.ids) - 1)
-        return self._events("".join(text), traces)
+        return self._events("".join(text) + self._ending(), traces)
 
     def _trace(self, drawn: Drawn, piece: str, origin: Origin) -> TokenTrace:
         logprob = None
@@ -276,7 +277,7 @@ class Sequence:
             piece,
             origin.drafted_by,
             origin.confidence,
-            self.num_rounds,
+            self.tally.num_rounds,
             origin.rank,
             logprob,
             tuple(self._logprob(token, value) for token, value in drawn.alternatives),
@@ -302,31 +303,26 @@ class Sequence:
             self.finish_reason = FinishReason.LENGTH
         return piece.text
 
+    def _ending(self) -> str:
+        """What was held back, once the text has ended."""
+        return "" if self.finish_reason is None else self._sink.finish()
+
     def _events(self, text: str, traces: list[TokenTrace]) -> list[Event]:
+        events: list[Event] = []
+        if not (text or traces or self.finish_reason):
+            return events
+        usage = self.usage()
+        if text or traces:
+            progress = Progress(tuple(self.ids[self._num_told :]), usage)
+            self._num_told = len(self.ids)
+            events.append(Delta(text, tuple(traces), progress))
         if self.finish_reason is not None:
-            text += self._sink.finish()
-        events: list[Event] = [Delta(text, tuple(traces))] if text or traces else []
-        if self.finish_reason is not None:
-            events.append(Finished(self.finish_reason, self.usage()))
+            events.append(Finished(self.finish_reason, usage))
         return events
 
     def usage(self) -> Usage:
         """Counts so far."""
-        return Usage(
-            prompt_tokens=self.num_prompt,
-            completion_tokens=len(self.ids) - self.num_prompt,
-            cached_tokens=self.num_cached,
-            rounds=self.num_rounds,
-            drafted_tokens=self.num_drafted,
-            accepted_tokens=sum(self.accepted_by.values()),
-            accepted_by_submodel=dict(sorted(self.accepted_by.items())),
-            accepted_by_rank=dict(sorted(self.accepted_by_rank.items())),
-            draft_misses=self.num_misses,
-            rounds_by_length=tuple(
-                RoundCount(drafted, accepted, rounds)
-                for (drafted, accepted), rounds in sorted(self.rounds_by_length.items())
-            ),
-        )
+        return self.tally.usage(self.num_prompt, len(self.ids) - self.num_prompt)
 
 
 def _num_on_spine(proposal: Proposal, verdict: Verdict) -> int:

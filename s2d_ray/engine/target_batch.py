@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 from s2d_ray.core.params import SamplingParams
 from s2d_ray.core.proposals import Proposal, verify
 from s2d_ray.engine.drawing import Draw, Drawn, Grammar
-from s2d_ray.engine.messages import Event, GenerateRequest, Mode, Started
+from s2d_ray.engine.messages import (
+    OTHER_FINGERPRINT,
+    Event,
+    GenerateRequest,
+    Mode,
+    Resume,
+    Started,
+)
 from s2d_ray.engine.protocol import (
     ProposeCall,
     ProposeReply,
@@ -75,11 +82,13 @@ class TargetBatch:
         eos_token_ids: frozenset[int],
         make_sink: Callable[[SamplingParams], TextSink],
         replica: str,
+        fingerprint: str = "",
     ) -> None:
         self.limits = limits
         self._eos = eos_token_ids
         self._make_sink = make_sink
         self._replica = replica
+        self.fingerprint = fingerprint
         self._closed: deque[str] = deque(maxlen=MAX_CLOSED)
         self._call_no = 0
         self._asked: dict[str, Sequence] = {}
@@ -129,8 +138,12 @@ class TargetBatch:
 
     def add(
         self, request: GenerateRequest, prompt_ids: list[int], grammar: Grammar | None = None
-    ) -> Started:
-        """Queue a request. Raises RequestError (too long) or Unavailable (queue full)."""
+    ) -> list[Event]:
+        """Queue a request. -> its first events, all of them if it resumes a text that has ended.
+
+        grammar: before the first token. Raises RequestError (too long), or Unavailable: the queue
+        is full, or the text was begun by a replica that writes differently.
+        """
         max_length = self._max_length(request, len(prompt_ids))
         if not self._schedule.fits(max_length):
             raise RequestError(
@@ -141,9 +154,21 @@ class TargetBatch:
             raise Unavailable("this target's queue is full; try again", code="queue_full")
         _check_closing(grammar, max_length - len(prompt_ids))
         sink = self._make_sink(request.sampling)
-        self._schedule.add(Sequence(request, prompt_ids, max_length, sink, self._eos, grammar))
+        sequence = Sequence(request, prompt_ids, max_length, sink, self._eos, grammar)
+        started = Started(len(prompt_ids), tuple(prompt_ids), self.fingerprint)
+        ending = self._resume(sequence, request.resume) if request.resume else []
+        if sequence.finish_reason is None:
+            self._schedule.add(sequence)
         self.counters["requests"] += 1
-        return Started(len(prompt_ids))
+        return [started, *ending]
+
+    def _resume(self, sequence: Sequence, resume: Resume) -> list[Event]:
+        if resume.fingerprint != self.fingerprint:
+            raise Unavailable(
+                "this replica would go on with the text differently", code=OTHER_FINGERPRINT
+            )
+        self.counters["resumed"] += 1
+        return sequence.resume(resume)
 
     def abort(self, request_id: str) -> None:
         """Forget a request, wherever it is; its blocks are free at once."""
@@ -207,7 +232,7 @@ class TargetBatch:
         if reply is None:
             self.counters["draft_misses"] += 1
             for sequence in self._asked.values():
-                sequence.num_misses += 1
+                sequence.tally.num_misses += 1
         elif reply.call_no != self._call_no:
             self.counters["late_replies"] += 1
         else:
@@ -313,11 +338,11 @@ class TargetBatch:
             start += num_wanted
             verdict = verify(sequence.proposal, [each.token for each in own])
             num_drafted = len(sequence.proposal.tokens)
-            before = sequence.accepted_by_rank.copy()
+            before = sequence.tally.accepted_by_rank.copy()
             if len(sequence.ids) == sequence.num_prefill:
                 self._schedule.publish(sequence)
             told = sequence.emit(verdict, own)
-            ranks = sequence.accepted_by_rank - before
+            ranks = sequence.tally.accepted_by_rank - before
             num_accepted = ranks.total()
             self.counters["drafted_tokens"] += num_drafted
             self.counters["accepted_tokens"] += num_accepted

@@ -22,6 +22,7 @@ class EngineStatus:
     bitwise_exact: whether this host keeps texts equal bit for bit. queue_depth: waiting and running
     sequences. outstanding_tokens: that these have still to read and, at most, to write.
     silent_s: time since its thread last moved, infinite if the thread has died.
+    fingerprint: engines of the same one write the same, see `models.fingerprint`; empty: none do.
     """
 
     bitwise_exact: bool
@@ -29,6 +30,7 @@ class EngineStatus:
     outstanding_tokens: int
     silent_s: float
     counters: dict[str, int] = field(default_factory=dict)
+    fingerprint: str = ""
 
 
 class TargetEngine(Protocol):

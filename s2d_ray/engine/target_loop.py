@@ -153,12 +153,14 @@ class TargetLoop:
             self._batch.abort(message.request_id)
         else:
             try:
-                started = self._batch.add(message.request, message.prompt_ids, message.grammar)
+                events = self._batch.add(message.request, message.prompt_ids, message.grammar)
             except RequestError as error:
                 message.publish(Refused(error.status, error.message, error.param, error.code))
                 return
-            self._publish[message.request.request_id] = message.publish
-            message.publish(started)
+            if not isinstance(events[-1], Finished):
+                self._publish[message.request.request_id] = message.publish
+            for event in events:
+                message.publish(event)
 
     def _round_or_fail(self) -> None:
         try:

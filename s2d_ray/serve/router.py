@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
+from ray.serve import metrics
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    RayServeException,
+)
 
 from s2d_ray.core.cascade import Plan
 from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Refused, Tokens
 from s2d_ray.errors import Unavailable, UnknownModel
 from s2d_ray.serve.backend import Health, Routing, TargetHealth, TargetInfo, refusal
 from s2d_ray.serve.cluster_metrics import cluster_metrics
+from s2d_ray.serve.failover import ReplicaLost, unbroken
 from s2d_ray.serve.link import DraftStatus
 from s2d_ray.serve.replicas import Sleepers, target_app
 from s2d_ray.serve.router_settings import RouterSettings
@@ -43,6 +51,10 @@ class Router:
         self._infos: dict[str, TargetInfo] = {}
         self._routing = Routing(Plan(), {})
         self._handles: dict[str, Any] = {}
+        self._num_failovers: Counter[str] = Counter()
+        self._failovers = metrics.Counter(
+            "s2d_failovers", "Streams that another replica took over.", tag_keys=("target",)
+        )
         self._sleepers = Sleepers()
         self._health: Health | None = None
         self._health_at_s = 0.0
@@ -81,17 +93,29 @@ class Router:
                 self._looking = asyncio.create_task(self.health())
         return [name for name, target in health.targets.items() if target.ready]
 
-    async def generate(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        """Stream one request from some replica of its target."""
+    def generate(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """Stream one request from a replica of its target, and from others if that one is lost."""
+        attempt, on_failover = partial(self._attempt, target), partial(self._count, target)
+        return unbroken(request, attempt, on_failover)
+
+    async def _attempt(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """Stream one request from some replica. Raises ReplicaLost or RequestError."""
         events = self._target(target).options(stream=True).generate.remote(request)
         try:
             async for event in events:
                 yield event
+        except BackPressureError:
+            raise Unavailable(f"the queue of {target!r} is full", code="queue_full") from None
+        except DeploymentUnavailableError:
+            raise Unavailable(f"target {target!r} cannot start", code="not_ready") from None
         except (RayError, RayServeException) as error:
-            logger.warning("target %s lost a request: %s", target, error)
-            raise Unavailable(f"a replica of {target!r} was lost", code="replica_lost") from None
+            raise ReplicaLost(f"{type(error).__name__} of target {target!r}") from error
         finally:
             events.cancel()
+
+    def _count(self, target: str) -> None:
+        self._num_failovers[target] += 1
+        self._failovers.inc(tags={"target": target})
 
     async def tokenize(self, target: str, prompt: Prompt) -> Tokens:
         """The ids of a prompt, from some replica of the target."""
@@ -124,7 +148,10 @@ class Router:
         )
         answers = dict(zip(awake, statuses, strict=True))
         targets = {
-            name: ASLEEP if name in asleep else _target_health(answers[name]) for name in names
+            name: ASLEEP
+            if name in asleep
+            else _target_health(answers[name], self._num_failovers[name])
+            for name in names
         }
         alive = isinstance(draft, DraftStatus) and draft.alive
         return Health(
@@ -175,8 +202,12 @@ class Router:
         return self._handles[app]
 
 
-def _target_health(status: object | None) -> TargetHealth:
+def _target_health(status: object | None, num_failovers: int) -> TargetHealth:
     if not isinstance(status, TargetStatus):
         return TargetHealth(ready=False)
-    counters = {**status.counters, "queue_depth": status.queue_depth}
+    counters = {
+        **status.counters,
+        "queue_depth": status.queue_depth,
+        "failovers": num_failovers,
+    }
     return TargetHealth(True, status.bitwise_exact, status.draft_circuit, counters)

@@ -16,9 +16,11 @@ from ray import serve
 from s2d_ray.config import TargetConfig
 from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Refused, Tokens
 from s2d_ray.serve import engine_calls
+from s2d_ray.serve.handover import LOOK_EVERY_S, Handover
 from s2d_ray.serve.held import HeldByLedger
 from s2d_ray.serve.host import prepare_process
 from s2d_ray.serve.link import DraftLink, sender
+from s2d_ray.serve.own_replica import is_ending, others_fingerprint
 from s2d_ray.serve.replicas import name_of
 from s2d_ray.serve.scaling import HELD_REQUESTS, HELD_TOKENS, OUTSTANDING_TOKENS
 
@@ -39,6 +41,7 @@ class TargetStatus:
     draft_circuit: str
     queue_depth: int
     counters: dict[str, int] = field(default_factory=dict)
+    fingerprint: str = ""
 
 
 class TargetReplica:
@@ -50,7 +53,13 @@ class TargetReplica:
         self._load(draft or {})
         target_name = name_of(serve.get_replica_context().app_name)
         self._held = HeldByLedger(target_name, partial(serve.get_app_handle, "ledger"))
-        self._refresher = asyncio.get_running_loop().create_task(self._keep_link_fresh())
+        fingerprint = self._engine.status().fingerprint
+        self._handover = Handover(fingerprint, is_ending, others_fingerprint)
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._keep_link_fresh()),
+            loop.create_task(self._keep_looking()),
+        ]
 
     def _load(self, deadlines_ms: dict[str, int]) -> None:
         prepare_process(self._config.num_threads)
@@ -76,7 +85,8 @@ class TargetReplica:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Serve one request. Closing the generator frees its sequence before the next round."""
-        async with aclosing(engine_calls.generate(self._engine, request)) as events:
+        written = engine_calls.generate(self._engine, request)
+        async with aclosing(self._handover.until_due(written)) as events:
             async for event in events:
                 yield event
 
@@ -100,6 +110,7 @@ class TargetReplica:
                 **self._client.counters,
                 "impatient_turns": self._turns.num_impatient,
             },
+            fingerprint=engine.fingerprint,
         )
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -113,9 +124,19 @@ class TargetReplica:
 
     def check_health(self) -> None:
         """Serve replaces the replica if its thread has died or has not moved for a minute."""
+        self._handover.asked()
         silent_s = self._engine.status().silent_s
         if silent_s > STUCK_AFTER_S:
             raise RuntimeError(f"the target's thread has not moved for {silent_s:.0f} s")
+
+    async def _keep_looking(self) -> None:
+        """See now and then whether the streams are to be handed over."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self._handover.look()
+            except Exception as error:  # nobody to ask: keep the streams
+                logger.debug("whether to hand streams over is not known: %s", error)
 
     async def _keep_link_fresh(self) -> None:
         """Ask the manager once a second which draft lives; never in the step loop."""

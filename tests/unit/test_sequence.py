@@ -18,6 +18,7 @@ from s2d_ray.engine.messages import (
     FinishReason,
     GenerateRequest,
     Mode,
+    Progress,
     TextPrompt,
     TokenLogprob,
 )
@@ -92,7 +93,7 @@ def text_of(events: list[Event]) -> str:
 def test_the_prompt_s_own_token_is_no_round() -> None:
     running = decoding()
     assert running.ids == [*PROMPT, 1]
-    assert running.num_rounds == 0
+    assert running.tally.num_rounds == 0
     assert running.decoding
     assert running.num_computed == len(PROMPT)
 
@@ -162,7 +163,7 @@ def test_the_end_token_in_the_last_place_is_a_stop_not_a_length() -> None:
 def test_without_trace_no_tokens_are_told() -> None:
     running = sequence(trace=False)
     (delta,) = emit(running, (1,), 0)
-    assert delta == Delta("a")
+    assert delta == Delta("a", (), Progress((1,), running.usage()))
 
 
 def test_without_trace_and_text_there_is_no_event() -> None:

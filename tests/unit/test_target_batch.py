@@ -9,7 +9,19 @@ import pytest
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.params import SamplingParams
 from s2d_ray.engine.drawing import Drawn
-from s2d_ray.engine.messages import Event, Finished, FinishReason, GenerateRequest, Mode, TextPrompt
+from s2d_ray.engine.messages import (
+    OTHER_FINGERPRINT,
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    Mode,
+    Resume,
+    Started,
+    TextPrompt,
+    Usage,
+)
 from s2d_ray.engine.protocol import (
     EMPTY_DIGEST,
     ProposeCall,
@@ -45,7 +57,9 @@ class Plain:
 class Bench:
     """An engine, its allocator, and a target whose every draw is one more than the token before."""
 
-    def __init__(self, num_tokens: int = 64 * BLOCK, **limits: int) -> None:
+    def __init__(
+        self, num_tokens: int = 64 * BLOCK, *, fingerprint: str = "", **limits: int
+    ) -> None:
         values = {
             "max_context": 512,
             "default_max_tokens": 32,
@@ -61,6 +75,7 @@ class Bench:
             frozenset({END}),
             lambda params: Plain(),
             "replica",
+            fingerprint,
         )
 
     def add(self, name: str, num_prompt: int = 3, **changes: object) -> None:
@@ -99,9 +114,12 @@ def request(
     mode: Mode = Mode.AUTO,
     plan: Plan | None = None,
     sampling: SamplingParams | None = None,
+    resume: Resume | None = None,
 ) -> GenerateRequest:
     chosen = sampling or SamplingParams(seed=1, temperature=0.0, max_tokens=max_tokens)
-    return GenerateRequest(name, TextPrompt(""), chosen, plan or Plan(max_proposal=4), mode)
+    return GenerateRequest(
+        name, TextPrompt(""), chosen, plan or Plan(max_proposal=4), mode, resume=resume
+    )
 
 
 def reply_to(call: ProposeCall, *rows: RowReply) -> ProposeReply:
@@ -457,3 +475,51 @@ def test_requests_differ_by_their_own_sampling() -> None:
     first, second = bench.forward().draws
     assert first.params == sampling
     assert second.params.seed == 10
+
+
+def resumed(*token_ids: int, num_chars: int, fingerprint: str = "mine") -> Resume:
+    return Resume(fingerprint, token_ids, num_chars, Usage(3, len(token_ids), rounds=1))
+
+
+def test_a_resumed_text_is_computed_with_its_prompt_and_goes_on() -> None:
+    bench = Bench(fingerprint="mine")
+    bench.add("a", max_tokens=4, mode=Mode.OFF, resume=resumed(4, 5, num_chars=2))
+    step = bench.forward()
+    assert step.token_ids == [1, 2, 3, 4, 5]
+    assert [draw.position for draw in step.draws] == [5]
+    ((_, delta),) = bench.commit(step)
+    assert isinstance(delta, Delta)
+    assert delta.progress is not None
+    assert (delta.text, delta.progress.token_ids) == ("F", (6,))
+    _, (_, last) = bench.round()
+    assert isinstance(last, Finished)
+    assert (last.usage.completion_tokens, last.usage.rounds) == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("ids", "reason"), [((4, 5), FinishReason.LENGTH), ((4, END), FinishReason.STOP)]
+)
+def test_a_text_of_which_all_but_the_end_was_told_ends_without_a_forward(
+    ids: tuple[int, ...], reason: FinishReason
+) -> None:
+    bench = Bench(fingerprint="mine")
+    num_chars = sum(token_id != END for token_id in ids)
+    resume = resumed(*ids, num_chars=num_chars)
+    started, last = bench.engine.add(request("a", max_tokens=2, resume=resume), [1, 2, 3])
+    assert started == Started(3, (1, 2, 3), "mine")
+    assert last == Finished(reason, resume.usage)
+    assert bench.engine.queue_depth == 0
+    assert bench.engine.plan() is None
+
+
+@pytest.mark.parametrize(
+    "resume",
+    [resumed(4, 5, num_chars=2, fingerprint="other"), resumed(4, 5, num_chars=3)],
+    ids=["another fingerprint", "a text that reads otherwise here"],
+)
+def test_a_text_that_would_go_on_differently_is_refused_by_its_own_code(resume: Resume) -> None:
+    bench = Bench(fingerprint="mine")
+    with pytest.raises(Unavailable) as refused:
+        bench.add("a", resume=resume)
+    assert refused.value.code == OTHER_FINGERPRINT
+    assert bench.engine.queue_depth == 0
