@@ -214,7 +214,9 @@ class Ledger:
 
     def decide(self, now_s: float) -> list[Granted | Refusal]:
         """All decisions that are due: refusals, expired requests, lapsed grants, new grants."""
-        self._lapse_old(now_s)
+        old = takewhile(lambda entry: now_s - entry.renewed_s > LAPSE_S, self._open.values())
+        for entry in list(old):
+            self._lapse(entry.grant)
         for ask in self._waiting.expired(now_s):
             self._leave(ask, now_s)
             self._refuse(ask, Reason.DEADLINE, now_s)
@@ -320,10 +322,9 @@ class Ledger:
         if len(self._closed) > REMEMBERED:
             del self._closed[next(iter(self._closed))]
 
-    def _lapse_old(self, now_s: float) -> None:
-        for entry in list(takewhile(lambda o: now_s - o.renewed_s > LAPSE_S, self._open.values())):
-            self._close(entry.grant)
-            account = self._accounts.get(entry.grant.tenant)
-            if account is not None:
-                account.num_running -= entry.grant.num_texts
-            self.counters["lapsed"] += 1
+    def _lapse(self, grant: Grant) -> None:
+        self._close(grant)
+        account = self._accounts.get(grant.tenant)
+        if account is not None:
+            account.num_running -= grant.num_texts
+        self.counters["lapsed"] += 1
