@@ -15,6 +15,7 @@ os.environ |= {
     "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
     "OMP_WAIT_POLICY": "PASSIVE",
     "HF_HUB_OFFLINE": "1",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # what needs a cluster says so; none starts by the way
 }
 
 from s2d_ray.models.sources import resolve  # noqa: E402  (the variables come first)

@@ -13,6 +13,7 @@ from s2d_ray.errors import ConfigError, UnknownModel
 from s2d_ray.serve import router as router_module
 from s2d_ray.serve.apps import Ingress, RouterArgs
 from s2d_ray.serve.deploy import render
+from s2d_ray.serve.replicas import Sleepers
 from s2d_ray.serve.router import Router
 from s2d_ray.serve.router_settings import RouterSettings
 from s2d_ray.serve.target import TargetStatus
@@ -95,6 +96,7 @@ def test_who_lives_is_told_without_a_wait_for_who_does_not(
         router = Router()
         router.take(RouterSettings.model_validate(settings_of(ROUTED)))
         monkeypatch.setattr(router, "_ask", ask)
+        monkeypatch.setattr(router, "_sleepers", Sleepers(lambda names: {}))
         monkeypatch.setattr(router_module, "STATUS_AGE_S", -1.0)  # nothing is fresh
         answers.set()
         assert list(await router.alive()) == ["a", "b"]
