@@ -104,7 +104,7 @@ def train(
     ] = None,
     layers: Annotated[
         str, typer.Option(help="Layers to keep: all, or a list as first:2,last:2 or 0-5,28,29.")
-    ] = "first:2,last:2",
+    ] = "first:4",
     exits: Annotated[str, typer.Option(metavar="N,N", help="Kept layers of each exit.")] = "2,4",
     head_size: Annotated[int, typer.Option(min=1, help="Ids the exits score.")] = 8_192,
     own_heads: Annotated[

@@ -23,7 +23,7 @@ class Recipe:
     exit blocks, 0 for none. rank: of low-rank additions.
     """
 
-    layers: str = "first:2,last:2"
+    layers: str = "first:4"
     exits: tuple[int, ...] = (2, 4)
     head_size: int = 8_192
     own_heads: bool = False
