@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 Turn = Callable[[], AbstractContextManager[None]]
 
+TELL_AGAIN_S = 2.0
+"""Between two tries of an idle loop to tell a draft that cannot be asked which sessions ended."""
+
 
 class Forward(Protocol):
     """What the loop needs of a model; see `models.ragged.RaggedModel`."""
@@ -128,8 +131,7 @@ class TargetLoop:
     def _drain_inbox(self) -> None:
         """Handle what has arrived; with nothing to compute, wait for something."""
         if not self._batch.queue_depth:
-            self._tell_closed()
-            message = self._inbox.get()
+            message = self._wait_for_message()
             self._progress_s = time.monotonic()  # it was idle, not stuck
             self._handle(message)
         while True:
@@ -137,6 +139,16 @@ class TargetLoop:
                 self._handle(self._inbox.get_nowait())
             except queue.Empty:
                 return
+
+    def _wait_for_message(self) -> _Add | _Abort | _Stop:
+        """The next message; meanwhile the draft is told which sessions ended, once it can be."""
+        while True:
+            self._tell_closed()
+            untold = self._batch.has_closed_sessions
+            try:
+                return self._inbox.get(timeout=TELL_AGAIN_S if untold else None)
+            except queue.Empty:
+                continue
 
     def _tell_closed(self) -> None:
         """Before going idle, let the draft free the sessions that ended."""

@@ -178,6 +178,27 @@ def test_an_abort_tells_the_draft_that_the_session_is_closed(stages: list[Stage]
     assert closed.acquire(timeout=PATIENCE_S), "an idle loop must tell it too"
 
 
+def test_an_idle_loop_tells_a_draft_that_comes_back_which_sessions_ended(
+    stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else has to happen for it; else they would stay until they expire."""
+    monkeypatch.setattr(target_loop, "TELL_AGAIN_S", 0.01)
+    closed = threading.Event()
+
+    def script(call: ProposeCall) -> None:
+        if "a" in call.closed:
+            closed.set()
+
+    proposer = Scripted(script)
+    proposer.is_available = False
+    stages.append(stage := Stage(proposer))
+    stage.loop.start()
+    wait_for(send(stage.loop, [job("a", mode=Mode.AUTO)]))
+    assert not closed.wait(0.05)
+    proposer.is_available = True
+    assert closed.wait(PATIENCE_S)
+
+
 def test_a_failed_forward_refuses_every_stream_and_the_loop_goes_on(stages: list[Stage]) -> None:
     stages.append(stage := Stage(max_batch=2))
     stage.model.fails = 1
