@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[2] / "deployments" / "image"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "deployments" / "image"
 
 
 def hadolint(text: str) -> subprocess.CompletedProcess[str]:
@@ -30,10 +32,21 @@ def test_the_build_script_is_whole() -> None:
     subprocess.run(["bash", "-n", FOLDER / "build.sh"], check=True)
 
 
+def copied() -> set[str]:
+    lines = (FOLDER / "Dockerfile").read_text().splitlines()
+    return {name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]}
+
+
 def test_what_the_dockerfile_copies_is_all_that_is_handed_to_it() -> None:
     """So that no environment and no history goes to a builder."""
-    lines = (FOLDER / "Dockerfile").read_text().splitlines()
-    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY")]
     handed = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
     assert handed[0] == "*"
-    assert {line[1:] for line in handed if line.startswith("!")} == set(sum(copies, []))
+    assert {line[1:] for line in handed if line.startswith("!")} == copied()
+
+
+def test_what_the_package_is_made_of_is_copied() -> None:
+    """Else its installation in the image fails, after minutes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    parts = [*wheel["packages"], *wheel["force-include"], project["project"]["readme"]]
+    assert {Path(part).parts[0] for part in parts} <= copied()
