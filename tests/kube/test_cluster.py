@@ -174,6 +174,7 @@ def test_diff_names_the_class_of_each_change_and_stores_none(applied: str, tmp_p
         "RayService s2d-ray: number of pods of cpu: in place; nothing restarts",
         "RayService s2d-ray: application target-smollm2-135m: "
         "restart; the replicas of this application are replaced",
+        "RayService s2d-ray: application router: live; nothing restarts",
     ]
     assert s2d_kube("diff", changed).lines == expected
     assert s2d_kube("diff", applied).lines == ["nothing changes"]

@@ -14,6 +14,7 @@ def replica(silent_s: float) -> TargetReplica:
     """A replica around an engine whose thread has not moved for so long."""
     made: Any = object.__new__(TargetReplica)
     made._engine = SimpleNamespace(status=lambda: SimpleNamespace(silent_s=silent_s))
+    made._handover = SimpleNamespace(asked=lambda: None)
     return made
 
 
