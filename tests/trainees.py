@@ -37,7 +37,7 @@ def train(
 ) -> bool:
     """Train by `RECIPE` with changes. -> whether the run is at its end"""
     recipe = replace(RECIPE, **changes)
-    origin = Origin(str(checkpoint), corpus, start)
+    origin = Origin(str(checkpoint), (corpus,), start)
     return train_draft(origin, out, recipe, leg or Leg(), lambda line: None, advance)
 
 

@@ -158,6 +158,11 @@ def draft_folder(config: DraftConfig) -> Path:
     return _cached(json.dumps([FORMAT, config.base, config.exit_layers, config.head_size]))
 
 
+def base_of(config: DraftConfig) -> str:
+    """Source of the model that the configured draft was cut from."""
+    return config.base or read_card(draft_folder(config)).base
+
+
 def _shipped(name: str) -> Path:
     """A draft that comes with this package. Raises ModelError naming those there are."""
     drafts = Path(__file__).resolve().parent.parent / "drafts"

@@ -93,7 +93,9 @@ def corpus(
 
 
 def train(
-    corpus: Annotated[Path, typer.Option(help="Folder of a finished corpus.")],
+    corpus: Annotated[
+        list[Path], typer.Option(help="Folder of a finished corpus; repeatable, they are joined.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the run; a run goes on in it.")],
     config: Config = None,
     base: Annotated[
@@ -146,11 +148,13 @@ def train(
     from s2d_ray.cli import default_config
     from s2d_ray.config import load_config
     from s2d_ray.errors import ConfigError
+    from s2d_ray.models.draft_files import base_of
 
     parsed = load_config(config or default_config())
-    source = base or (parsed.draft and parsed.draft.base)
-    if not source:
-        raise ConfigError("--base: the config names no draft.base; name the model to cut from")
+    if parsed.draft is not None:
+        base = base or base_of(parsed.draft)
+    if base is None:
+        raise ConfigError("--base: the config has no draft; name the model to cut from")
     from s2d_ray.train.options import Recipe
     from s2d_ray.train.start import Origin, quick_arithmetic, train_draft
     from s2d_ray.train.terminal import token_bar
@@ -178,7 +182,7 @@ def train(
     )
     with token_bar("training", None) as (say, advance):
         ended = train_draft(
-            Origin(source, corpus, start),
+            Origin(base, tuple(corpus), start),
             out,
             recipe,
             Leg(leg_minutes, checkpoint_minutes),

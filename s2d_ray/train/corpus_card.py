@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ HEAD_SIZES = (1_024, 2_048, 4_096, 8_192, 16_384, 32_768)
 
 @dataclass(frozen=True)
 class Corpus:
-    """A finished corpus. card: hash of its card, which holds those of all shards."""
+    """A finished corpus, or several joined. card: hash of its card, which has all shards'."""
 
     folder: Path
     settings: Settings
@@ -50,6 +52,36 @@ def load_corpus(folder: Path) -> Corpus:
     if not training or not held_out:
         raise DataError(f"{folder}: a split has no text; make it with more tokens or --held-out")
     return Corpus(folder, settings, training, held_out, hash_of_file(folder / CARD))
+
+
+def load_corpora(folders: Sequence[Path]) -> Corpus:
+    """Read corpora of one vocabulary, such as those of the targets of one draft, as one.
+
+    What any of them holds out none of them trains on. Their held-out texts come in turn.
+
+    Raises DataError like `load_corpus`, and if they cannot be joined.
+    """
+    corpora = [load_corpus(folder) for folder in folders]
+    first = corpora[0]
+    if len(corpora) == 1:
+        return first
+    for other in corpora[1:]:
+        for name in ("tokenizer", "vocab_size", "top"):
+            if getattr(other.settings, name) != getattr(first.settings, name):
+                raise DataError(f"{other.folder}: its {name} is not the one of {first.folder}")
+    if len({corpus.card for corpus in corpora}) < len(corpora):
+        raise DataError(f"--corpus: one of {', '.join(map(str, folders))} is there twice")
+    in_turn = zip_longest(*(corpus.held_out for corpus in corpora))
+    held_out = [answer for turn in in_turn for answer in turn if answer is not None]
+    kept_back = {answer.prompt_ids.tobytes() for answer in held_out}
+    training = [
+        answer
+        for corpus in corpora
+        for answer in corpus.training
+        if answer.prompt_ids.tobytes() not in kept_back
+    ]
+    cards = hashlib.sha256(" ".join(corpus.card for corpus in corpora).encode()).hexdigest()
+    return Corpus(first.folder, first.settings, training, held_out, cards)
 
 
 def token_counts(answers: Sequence[Answer]) -> Counter[int]:

@@ -18,7 +18,7 @@ from s2d_ray.models.lineage import hash_of_weights
 from s2d_ray.models.loading import load_decoder, read_config
 from s2d_ray.models.sorted_draft import SortedDraft, cut_draft
 from s2d_ray.models.text import Text
-from s2d_ray.train.corpus_card import Corpus, load_corpus, token_counts
+from s2d_ray.train.corpus_card import Corpus, load_corpora, token_counts
 from s2d_ray.train.kinds import Arithmetic
 from s2d_ray.train.options import Recipe, Run, begin, kept_layers
 from s2d_ray.train.training import Job, Leg, Trainer, check_texts
@@ -29,7 +29,7 @@ class Origin:
     """What a draft is trained from. start: a trained draft to begin with, not the base's layers."""
 
     base: str
-    corpus: Path
+    corpora: tuple[Path, ...]
     start: Path | None = None
 
 
@@ -82,9 +82,9 @@ def _job(
         raise ConfigError(
             f"--exits: the last must be {len(layers)}, as many layers as --layers keeps"
         )
-    corpus, text = load_corpus(origin.corpus), Text(folder)
+    corpus, text = load_corpora(origin.corpora), Text(folder)
     if text.fingerprint != corpus.settings.tokenizer:
-        raise ModelError(f"{origin.base}: its vocabulary is not the one of {origin.corpus}")
+        raise ModelError(f"{origin.base}: its vocabulary is not the one of {corpus.folder}")
     card = DraftCard(
         base=origin.base,
         exit_layers=recipe.exits,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from s2d_ray.engine.turns import Turns
 from s2d_ray.errors import ConfigError, DataError
 from s2d_ray.train import corpus, corpus_files, self_prompts, writer
 from s2d_ray.train.corpus import CorpusOptions, make_corpus
-from s2d_ray.train.corpus_card import load_corpus
+from s2d_ray.train.corpus_card import load_corpora, load_corpus
 from s2d_ray.train.corpus_files import Answer, CorpusWriter, read_answers, read_index
 from s2d_ray.train.prompts import is_held_out, read_prompts
 from tests.corpora import random_corpus
@@ -387,6 +388,48 @@ def test_a_corpus_comes_back_as_it_was_written(config: AppConfig, tmp_path: Path
     for before, after in zip([*found.training, *found.held_out], answers(again), strict=True):
         for field in dataclasses.fields(Answer):
             assert np.array_equal(getattr(before, field.name), getattr(after, field.name))
+
+
+def test_joined_corpora_train_on_nothing_that_one_of_them_holds_out(
+    config: AppConfig, tmp_path: Path
+) -> None:
+    """Their held-out texts come in turn, so that a first few are of each."""
+    checkpoint = Path(config.targets["tiny"].model)
+    one, two = (random_corpus(tmp_path / n, checkpoint, texts=8, seed=len(n)) for n in ("a", "bb"))
+    first, second = load_corpus(one), load_corpus(two)
+    joined = load_corpora([one, two])
+    assert load_corpora([one]).card == first.card
+    assert len(joined.training) == 12
+    assert [a.output_ids.tolist() for a in joined.held_out] == [
+        each.held_out[place].output_ids.tolist() for place in (0, 1) for each in (first, second)
+    ]
+
+    # The third asks what the first holds out, and trains on it.
+    third = tmp_path / "ccc"
+    back = [dataclasses.replace(answer, held_out=False) for answer in first.held_out]
+    CorpusWriter(third, first.settings).append([*back, *second.held_out], 0)
+    shutil.copy(one / "card.json", third)
+    (third / "card.json").write_text((third / "card.json").read_text() + " ")
+    assert len(load_corpus(third).training) == 2
+    both = load_corpora([one, third])
+    assert [a.task for a in both.training] == [a.task for a in first.training]
+
+
+def test_corpora_that_cannot_be_joined_are_refused_by_name(
+    config: AppConfig, tmp_path: Path
+) -> None:
+    """Another vocabulary, another number of likeliest tokens, or the same corpus again."""
+    checkpoint = Path(config.targets["tiny"].model)
+    one = random_corpus(tmp_path / "one", checkpoint, texts=8)
+    with pytest.raises(DataError, match="--corpus: .* is there twice"):
+        load_corpora([one, one])
+    index = json.loads(
+        (random_corpus(tmp_path / "two", checkpoint, texts=8) / "index.json").read_text()
+    )
+    index["settings"]["tokenizer"] = "another"
+    (tmp_path / "two" / "index.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match="two: its tokenizer is not the one of .*one"):
+        load_corpora([one, tmp_path / "two"])
 
 
 @pytest.mark.parametrize("damage", ["unfinished", "cut off", "changed", "index", "format"])
