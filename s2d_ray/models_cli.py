@@ -34,13 +34,21 @@ def pull(
 ) -> None:
     """Download and convert models, so that a later start needs no network."""
     from s2d_ray.config import load_config
+    from s2d_ray.models import draft_files
     from s2d_ray.models.sources import resolve
 
+    def report(line: str) -> None:
+        typer.echo(line, err=True)
+
+    draft = None
     if config is not None:
-        sources = load_config(config).models_at(place)
+        parsed = load_config(config)
+        sources = parsed.models_at(place)
+        draft = parsed.draft if place in (None, "draft") else None
     for source in [QUICKSTART] if sources is None else sources:
-        folder = resolve(source, report=lambda line: typer.echo(line, err=True))
-        typer.echo(folder)
+        typer.echo(resolve(source, report=report))
+    if draft is not None:
+        typer.echo(draft_files.ensure_draft(draft, report=report))
 
 
 @models_app.command("list")

@@ -98,13 +98,13 @@ def _draft_troubles(
 
 
 def _plans(config: AppConfig) -> dict[str, PlanConfig]:
-    """All plans that name exit thresholds, by their keys."""
+    """All plans that name exit thresholds, by their keys; of the default ones a draft takes what
+    it has exits for.
+    """
     rows = config.routing.plans if config.routing else ()
-    return {"plan": config.plan} | {
-        f"routing.plans.{number}.plan": row.plan
-        for number, row in enumerate(rows)
-        if "exit_thresholds" in row.plan.model_fields_set
-    }
+    plans = {"plan": config.plan}
+    plans |= {f"routing.plans.{number}.plan": row.plan for number, row in enumerate(rows)}
+    return {key: plan for key, plan in plans.items() if "exit_thresholds" in plan.model_fields_set}
 
 
 def _model_config(folder: Path) -> dict[str, Any]:

@@ -76,7 +76,11 @@ def test_wrong_numbers_are_named_with_the_limit(model: Path, tmp_path: Path) -> 
     )[:1]
     assert tight.startswith("targets.tiny.kv_cache_mib: 2 MiB hold")
     assert tight.endswith("give at least 3")
-    shallow = _config(model, {"base": str(model), "exit_layers": [2]}).model_dump()
+    one_exit = {"base": str(model), "exit_layers": [2]}
+    assert (
+        check_config(_config(model, one_exit, max_context=64)) == []
+    )  # the default plan has two thresholds
+    shallow = _config(model, one_exit).model_dump()
     rows = [{"plan": {}}, {"plan": {"exit_thresholds": [0.1, 0.2]}}]
     routed = AppConfig.model_validate(shallow | {"routing": {"plans": rows}})
     troubles = [t.partition(" for")[0] for t in check_config(routed) if "thresholds" in t]
