@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from s2d_ray.config import DraftConfig
 from s2d_ray.errors import ModelError
-from s2d_ray.models.draft_files import CHANGES, ensure_draft, read, read_card
+from s2d_ray.models.draft_files import CHANGES, base_of, ensure_draft, read, read_card
 from s2d_ray.models.packed_draft import pack
+from s2d_ray.models_cli import models_app
 from s2d_ray.train.kinds import Trunk
 from tests.corpora import random_corpus
 from tests.tiny import threads, tiny_checkpoint
@@ -101,6 +103,29 @@ def test_a_packed_draft_is_unpacked_once(trained: Path, monkeypatch: pytest.Monk
     other = packed(trained)
     (other / "draft.json").write_text(json.dumps(card | {"trained_tokens": 7}))
     assert ensure_draft(DraftConfig(checkpoint=str(other))) != folder
+
+
+def test_pull_has_the_draft_of_a_config_ready_and_names_its_folder(
+    trained: Path, base: Path, tmp_path: Path
+) -> None:
+    """With what runs on `draft`, not on a placement of targets; so a pod need not build it."""
+    config = tmp_path / "config.yaml"
+    draft = {"checkpoint": str(packed(trained))}
+    target = {"model": str(base), "placement": "p"}
+    config.write_text(json.dumps({"targets": {"t": target}, "draft": draft}))
+    pulled = {
+        place: CliRunner().invoke(models_app, ["pull", "--config", str(config), "--place", place])
+        for place in ("draft", "p")
+    }
+    assert pulled["draft"].stdout.split() == [str(ensure_draft(DraftConfig(**draft)))]
+    assert pulled["p"].stdout.split() == [str(base)]
+
+
+def test_a_config_whose_draft_is_packed_names_the_base_to_train_from(
+    trained: Path, base: Path
+) -> None:
+    assert base_of(DraftConfig(checkpoint=str(packed(trained)))) == str(base)
+    assert base_of(DraftConfig(base="another")) == "another"
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut off"])
