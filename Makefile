@@ -28,8 +28,8 @@ stop: ## end a run, and whatever a killed run left
 	@if [ -x $(VENV)/bin/s2d ]; then $(VENV)/bin/s2d stop; \
 	else echo "s2d: nothing is installed here, so nothing runs"; fi
 
-test: setup-dev ## run the tests; ARGS go to pytest
-	@$(VENV)/bin/python -m pytest tests $(ARGS)
+test: setup-dev ## run the tests, two at a time; ARGS go to pytest
+	@$(VENV)/bin/python -m pytest --numprocesses 2 $(ARGS)
 
 lint: setup-dev ## ruff and mypy
 	$(VENV)/bin/python -m ruff check .

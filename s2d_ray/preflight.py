@@ -142,6 +142,8 @@ def check_all(venv: str, cache: str, port: Optional[int]) -> None:
     """Run every check against this machine. A `port` of None skips the port."""
     check_python(sys.version_info[:2])
     check_venv(_can_import)
+    if port is not None:
+        check_port("127.0.0.1", port)
     installed = os.path.exists(os.path.join(venv, "installed.json"))
     for folder, needed_bytes in (
         (venv, SPARE_BYTES if installed else VENV_BYTES),
@@ -151,8 +153,6 @@ def check_all(venv: str, cache: str, port: Optional[int]) -> None:
         check_disk(place, needed_bytes, shutil.disk_usage(place).free)
     check_memory(memory_available())
     check_shared_memory(shared_memory_free())
-    if port is not None:
-        check_port("127.0.0.1", port)
 
 
 def main(arguments: List[str]) -> int:

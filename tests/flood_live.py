@@ -30,7 +30,8 @@ import httpx
 from s2d_ray.config import AppConfig
 from s2d_ray.tenants import TenantsFile, rotated, save_tenants, with_owner
 from tests.flood import NUM_TENANTS, SLOTS, wait_p95
-from tests.serve.cluster import deployed, free_port
+from tests.ports import free_port
+from tests.serve.cluster import deployed
 from tests.serve.service import QUICKSTART, TARGETS
 
 SHARES = {"quiet": 0.5, "filler-1": 3.0, "filler-2": 3.0, "filler-3": 3.0}

@@ -11,8 +11,8 @@ from typing import Any
 
 from s2d_ray.bench.spec_figures import Answer, Answered
 from s2d_ray.errors import DataError
+from s2d_ray.job_folder import begin
 
-SETTINGS = "run.json"
 ANSWERS = "answers.jsonl"
 
 
@@ -24,8 +24,7 @@ class AnswerFile:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        _begin(folder, json.loads(json.dumps(settings)))
+        begin(folder, settings)
         self._path = folder / ANSWERS
         self._path.touch()
         self.held = self._read()
@@ -51,25 +50,6 @@ class AnswerFile:
             except (ValueError, TypeError, KeyError, AttributeError):
                 raise DataError(f"{self._path}:{number}: is damaged; remove the line") from None
         return found
-
-
-def _begin(folder: Path, settings: Mapping[str, Any]) -> None:
-    path = folder / SETTINGS
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-        return
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        differing = next((name for name in settings if held.get(name) != settings[name]), None)
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    if differing is not None:
-        raise DataError(
-            f"{folder}: was begun with {differing} {held.get(differing)}, not "
-            f"{settings[differing]}; name another folder with --out"
-        )
 
 
 def _answered(tree: dict[str, Any]) -> Answered:

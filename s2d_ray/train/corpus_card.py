@@ -14,17 +14,11 @@ from typing import Any
 import numpy as np
 
 from s2d_ray.errors import DataError
+from s2d_ray.job_folder import write_atomically
 from s2d_ray.models.draft_files import trimmed_ids
 from s2d_ray.models.lineage import hash_of_file
 from s2d_ray.models.text import Text
-from s2d_ray.train.corpus_files import (
-    CARD,
-    Answer,
-    Settings,
-    read_answers,
-    read_index,
-    write_atomically,
-)
+from s2d_ray.train.corpus_files import CARD, Answer, Settings, read_answers, read_index
 from s2d_ray.train.prompts import Prompts
 
 HEAD_SIZES = (1_024, 2_048, 4_096, 8_192, 16_384, 32_768)

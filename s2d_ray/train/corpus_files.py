@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from s2d_ray.errors import DataError
+from s2d_ray.job_folder import check_same, write_atomically
 
 FORMAT = 1
 INDEX = "index.json"
@@ -94,7 +95,7 @@ class CorpusWriter:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / INDEX).exists():
             held, self.shards = read_index(folder)
-            _check_same(folder, held, settings)
+            check_same(folder, asdict(held), asdict(settings))
         (folder / CARD).unlink(missing_ok=True)
 
     @property
@@ -149,23 +150,6 @@ def read_answers(folder: Path, shards: Sequence[ShardEntry]) -> list[Answer]:
             raise DataError(f"{path}: its hash is not the one in {INDEX}; remove the corpus")
         answers += _answers(tensors)
     return answers
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Have the whole text in `path`, or what was there before."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _check_same(folder: Path, held: Settings, asked: Settings) -> None:
-    for field in fields(Settings):
-        before, now = getattr(held, field.name), getattr(asked, field.name)
-        if before != now:
-            raise DataError(
-                f"{folder}: was begun with {field.name} {before}, not {now}; "
-                "name another folder with --out"
-            )
 
 
 def _tensors(answers: Sequence[Answer], settings: Settings) -> dict[str, NDArray[Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from s2d_ray.train.corpus_files import write_atomically
+from s2d_ray.job_folder import write_atomically
 from s2d_ray.train.evaluation import Scope, Worth
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from s2d_ray import __version__
+from s2d_ray.job_folder import write_atomically
 from s2d_ray.models import draft_files
 from s2d_ray.models.draft_files import DraftCard
 from s2d_ray.models.sorted_draft import SortedDraft
-from s2d_ray.train.corpus_files import write_atomically
 from s2d_ray.train.options import Run
 
 TRAINING = "training.json"

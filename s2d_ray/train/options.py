@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from s2d_ray.errors import ConfigError, DataError
-from s2d_ray.train.corpus_files import write_atomically
+from s2d_ray.errors import ConfigError
 from s2d_ray.train.kinds import Arithmetic, Trunk
-
-RUN = "run.json"
 
 
 @dataclass(frozen=True)
@@ -71,28 +67,6 @@ class Run:
         own = asdict(self)
         flat: dict[str, Any] = json.loads(json.dumps(own.pop("recipe") | own))
         return flat
-
-
-def begin(folder: Path, run: Run) -> None:
-    """Write run.json, or check that the folder's run is this one.
-
-    Raises DataError naming the first field that differs.
-    """
-    path = folder / RUN
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(run.fields(), indent=2) + "\n")
-        return
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    for name, value in run.fields().items():
-        if held.get(name) != value:
-            raise DataError(
-                f"{folder}: was begun with {name} {held.get(name)}, not {value}; "
-                "name another folder with --out"
-            )
 
 
 def kept_layers(spec: str, num_layers: int) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from s2d_ray.errors import DataError
-from s2d_ray.train.corpus_files import write_atomically
+from s2d_ray.job_folder import write_atomically
 
 STATE = "resume.safetensors"
 LOG = "log.jsonl"

@@ -15,7 +15,7 @@ from s2d_ray.core.hashing import choice_seed
 from s2d_ray.core.params import SamplingParams
 from s2d_ray.engine.messages import FinishReason
 from s2d_ray.errors import DataError
-from s2d_ray.train.corpus_files import write_atomically
+from s2d_ray.job_folder import write_atomically
 from s2d_ray.train.prompts import Encode
 from s2d_ray.train.writer import Task, Writer
 

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from s2d_ray.config import DraftConfig
 from s2d_ray.errors import ConfigError, ModelError, RunError
+from s2d_ray.job_folder import begin
 from s2d_ray.models import draft_files, sources
 from s2d_ray.models.draft_files import DraftCard, trimmed_ids
 from s2d_ray.models.lineage import hash_of_weights
@@ -20,7 +21,7 @@ from s2d_ray.models.sorted_draft import SortedDraft, cut_draft
 from s2d_ray.models.text import Text
 from s2d_ray.train.corpus_card import Corpus, load_corpora, token_counts
 from s2d_ray.train.kinds import Arithmetic
-from s2d_ray.train.options import Recipe, Run, begin, kept_layers
+from s2d_ray.train.options import Recipe, Run, kept_layers
 from s2d_ray.train.training import Job, Leg, Trainer, check_texts
 
 
@@ -105,7 +106,7 @@ def _job(
     run = Run(origin.base, card.lineage["base_weights"], corpus.card, start, processes, recipe)
     check_texts(corpus, run)
     draft = make()
-    begin(out, run)
+    begin(out, run.fields())
     return Job(run, card, draft, corpus, out, say, advance)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -48,13 +49,6 @@ class Run:
         )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("run")
@@ -63,7 +57,7 @@ def run(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
         "XDG_STATE_HOME": str(folder),
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
-    ready_file, port = folder / "ready.json", _free_port()
+    ready_file, port = folder / "ready.json", free_port()
     with (folder / "log").open("w+") as log:
         process = subprocess.Popen(
             [BIN / "s2d", "serve", "--port", str(port), "--ready-file", ready_file],
@@ -116,7 +110,7 @@ def test_chat_answers_in_json_with_who_drafted(run: Run, target: str) -> None:
 
 def test_a_second_serve_is_refused_while_the_first_runs(run: Run) -> None:
     """One line that names the running process and the way out; the first run is not harmed."""
-    done = run.s2d("serve", "--port", str(_free_port()))
+    done = run.s2d("serve", "--port", str(free_port()))
     assert done.returncode == 2
     assert str(run.process.pid) in done.stderr
     assert "s2d stop" in done.stderr

@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,7 @@ from kubernetes import config
 
 from s2d_ray.kube.client import Cluster
 from s2d_ray.kube.manifest import Item
+from tests.ports import free_port
 
 READY_S = 90.0
 
@@ -37,13 +37,6 @@ def binary(name: str) -> str:
     if not path.exists():
         pytest.skip(f"no API server: {folder} has no {name}")
     return str(path)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @dataclass

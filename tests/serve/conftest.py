@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.cluster import deployed, free_port
+from tests.ports import free_port
+from tests.serve.cluster import deployed
 from tests.serve.service import PLACEMENT, QUICKSTART, Service
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -26,19 +25,12 @@ from tests.drafting import (
     packed_engine,
     random_text,
 )
-from tests.tiny import threads
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this host has no oneDNN"
 )
 
 FAMILIES = ("llama", "gemma3_text")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with threads(1):
-        yield
 
 
 # A mix ------------------------------------------------------------------------------------------

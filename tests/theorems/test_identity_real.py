@@ -34,6 +34,8 @@ from tests.features import FEATURES
 from tests.scripted import Forest, Oracle, Script, by_row
 from tests.targets import Client, Job, send, total, wait_for
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 NUM_TOKENS = 24
 CPU = torch.device("cpu")
 

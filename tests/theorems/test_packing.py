@@ -23,6 +23,8 @@ from s2d_ray.models.loading import compute_dtype, linear_kind, load_target_decod
 from s2d_ray.models.ragged import RaggedModel, packing_keeps_bits
 from tests.tiny import FAMILIES, VOCAB_SIZE, reference_attention, threads, tiny_decoder
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 CPU = torch.device("cpu")
 PACKS = torch.backends.mkldnn.is_available()
 needs_packed_linears = pytest.mark.skipif(not PACKS, reason="this host has no oneDNN")

@@ -8,7 +8,7 @@ In the tight pool runs begin without room to spare, so that short texts grow too
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -26,7 +26,7 @@ from s2d_ray.models.ragged import RaggedModel
 from tests.features import FEATURES
 from tests.scripted import Forest, Oracle, Scripted, by_row, engine_script
 from tests.targets import Client, Job, Recording, make_engine, write
-from tests.tiny import EOS, VOCAB_SIZE, threads, tiny_decoder, tiny_draft_network, tiny_text
+from tests.tiny import EOS, VOCAB_SIZE, tiny_decoder, tiny_draft_network, tiny_text
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this host's linear layers keep no bits"
@@ -37,13 +37,6 @@ LENGTHS = (62, 60, 63, 59, 61, 126)
 """Of prompts: a few tokens short of another block."""
 
 SHAPES = ("nothing", "chains", "trees")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Quickest for tiny products."""
-    with threads(1):
-        yield
 
 
 @cache

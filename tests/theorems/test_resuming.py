@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import cache
@@ -48,7 +48,6 @@ from tests.tiny import (
     EOS,
     SPECIALS,
     VOCAB_SIZE,
-    threads,
     tiny_checkpoint,
     tiny_decoder,
     tiny_text,
@@ -81,13 +80,6 @@ CASES: dict[str, dict[str, Any]] = {
         "min_tokens": 4,
     },
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Quickest for tiny products."""
-    with threads(1):
-        yield
 
 
 @dataclass(frozen=True)

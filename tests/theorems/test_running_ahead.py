@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -40,14 +40,6 @@ from tests.drafting import (
     random_text,
     run,
 )
-from tests.tiny import threads
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with threads(1):
-        yield
-
 
 # No reply changes -------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from tests.tiny import (
     FAMILIES,
     VOCAB_SIZE,
     reference_attention,
-    threads,
     tiny_decoder,
     tiny_draft_network,
 )
@@ -39,12 +37,6 @@ IDS = [(37 * index + 11) % VOCAB_SIZE for index in range(90)]
 CPU = torch.device("cpu")
 
 families = pytest.mark.parametrize("family", FAMILIES)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with threads(1):
-        yield
 
 
 def truncated(decoder: Any, num_layers: int) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,18 +20,13 @@ from s2d_ray.train.loss import Trainee
 from s2d_ray.train.training import Leg
 from s2d_ray.train.trunk import attention_of
 from tests.corpora import random_corpus
-from tests.tiny import FAMILIES, VOCAB_SIZE, threads, tiny_checkpoint
+from tests.ports import free_port
+from tests.tiny import FAMILIES, VOCAB_SIZE, tiny_checkpoint
 from tests.trainees import losses, train
 
 
 class Killed(Exception):
     """Stands for a signal that ends the run."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with threads(1):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +118,7 @@ def test_two_processes_train_like_one_with_doubled_accumulation(
 ) -> None:
     """The same texts make each step, so the losses agree within rounding; and they would not with
     single accumulation."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = (port, checkpoint, corpus, tmp_path / "two")
+    arguments = (free_port(), checkpoint, corpus, tmp_path / "two")
     multiprocessing.spawn(_process, arguments, nprocs=2)
     train(checkpoint, corpus, tmp_path / "one", accumulation=2)
     train(checkpoint, corpus, tmp_path / "single")

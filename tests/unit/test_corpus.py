@@ -22,7 +22,7 @@ from s2d_ray.train.corpus_card import load_corpora, load_corpus
 from s2d_ray.train.corpus_files import Answer, CorpusWriter, read_answers, read_index
 from s2d_ray.train.prompts import is_held_out, read_prompts
 from tests.corpora import random_corpus
-from tests.tiny import EOS, threads, tiny_checkpoint, tiny_decoder, tiny_text
+from tests.tiny import EOS, tiny_checkpoint, tiny_decoder, tiny_text
 
 WORDS = ["why", "rain?", "say 7", "a b c", "list it", "oh", "tell me", "sum 1 2", "go on", "stop!"]
 
@@ -32,11 +32,9 @@ class Killed(Exception):
 
 
 @pytest.fixture(autouse=True)
-def _small_shards(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "TASKS_PER_SHARD", 4)
     monkeypatch.setattr(self_prompts, "PER_FILE", 4)
-    with threads(1):
-        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,7 +4,7 @@ knows nothing of caches, batches and lazy groups would have guessed."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,17 +32,11 @@ from tests.drafting import (
     run,
     story,
 )
-from tests.tiny import VOCAB_SIZE, threads, tiny_decoder, tiny_draft_network
+from tests.tiny import VOCAB_SIZE, tiny_decoder, tiny_draft_network
 
 EXITS = (2, 4, 6)
 HEAD_IDS = tuple(range(0, VOCAB_SIZE, 2))
 STEP_S = 0.05
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with threads(1):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,7 @@ from s2d_ray.train.acceptance import (
 from s2d_ray.train.evaluation import Scope, Worth, evaluate
 from s2d_ray.train.evaluation_report import report
 from tests.corpora import random_corpus
-from tests.tiny import EOS, VOCAB_SIZE, threads, tiny_checkpoint, tiny_decoder
+from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder
 
 SCOPE = Scope(texts=4, draws=2, depth=3)
 KEYS = {
@@ -42,12 +41,6 @@ KEYS = {
     "calibration_error",
     "cost",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with threads(1):
-        yield
 
 
 @pytest.fixture(scope="module")

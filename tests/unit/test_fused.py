@@ -23,7 +23,7 @@ kinds = pytest.mark.parametrize(
     ],
 )
 NAMES = ("q_proj", "k_proj", "v_proj")
-pytestmark = pytest.mark.usefixtures("int8_everywhere")
+pytestmark = pytest.mark.usefixtures("two_threads", "int8_everywhere")
 
 
 def siblings(biases: tuple[bool, ...] = (True, False, True)) -> Any:

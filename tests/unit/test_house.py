@@ -23,7 +23,8 @@ LAYERS = {
     "models": {"core", "models", "config", "errors"},
     "engine": {"core", "models", "engine", "config", "errors"},
     "policy": {"policy", "errors"},
-    "train": {"core", "models", "engine", "train", "config", "errors", "cli", "pictures"},
+    "train": {"core", "models", "engine", "train", "config", "errors", "cli", "job_folder"}
+    | {"pictures"},
     "kube": {"kube", "changes", "config", "errors", "tenants"},
     "simulate": {"simulate", "policy", "bench", "config", "errors", "tenants", "pictures", "cli"},
 }

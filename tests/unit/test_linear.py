@@ -22,6 +22,8 @@ from s2d_ray.models.linear import (
 )
 from tests.tiny import threads
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
 needs_packed_linears = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this host has no oneDNN"
 )
@@ -135,7 +137,7 @@ def test_a_row_has_the_same_bits_beside_any_number_of_others(
 
 @pytest.mark.parametrize(
     ("kind", "tolerance"),
-    [pytest.param("packed", 1e-6, marks=needs_packed_linears), ("int8", 0.06), ("portable", 0.0)],
+    [pytest.param("packed", 1e-5, marks=needs_packed_linears), ("int8", 0.06), ("portable", 0.0)],
 )
 @pytest.mark.parametrize("bias", [False, True])
 def test_every_kind_computes_the_same_layer(kind: LinearKind, tolerance: float, bias: bool) -> None:

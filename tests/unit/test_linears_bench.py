@@ -7,7 +7,6 @@ import json
 import pytest
 
 from s2d_ray.bench import linears
-from tests.tiny import threads
 
 
 @pytest.mark.skipif("not __import__('torch').backends.mkldnn.is_available()", reason="no oneDNN")
@@ -17,8 +16,7 @@ def test_every_shape_and_number_of_rows_has_a_line(
     """Two shapes, few layers; nothing is said about how long they take."""
     monkeypatch.setattr(linears, "SHAPES", ((8, 16), (24, 8)))
     monkeypatch.setattr(linears, "BYTES", 4_096)
-    with threads(1):
-        assert linears.main(["--rounds", "1", "--threads", "1"]) == 0
+    assert linears.main(["--rounds", "1", "--threads", "1"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     shapes = [(line["num_in"], line["num_out"], line["rows"]) for line in found]
     assert shapes == [(*shape, rows) for shape in ((8, 16), (24, 8)) for rows in (1, 2, 4, 8)]

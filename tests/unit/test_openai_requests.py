@@ -170,6 +170,7 @@ WRONG = [
     ("presence_penalty", {"presence_penalty": 2.1}),
     ("frequency_penalty", {"frequency_penalty": -2.1}),
     ("repetition_penalty", {"repetition_penalty": 0}),
+    ("repetition_penalty", {"repetition_penalty": 5e-324}),  # scores would not be finite
     ("repetition_penalty", {"repetition_penalty": 2.1}),
     ("logit_bias", {"logit_bias": []}),
     ("logit_bias", {"logit_bias": {str(key): 1 for key in range(1_025)}}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,13 @@ from s2d_ray.models.packed_draft import pack
 from s2d_ray.models_cli import models_app
 from s2d_ray.train.kinds import Trunk
 from tests.corpora import random_corpus
-from tests.tiny import threads, tiny_checkpoint
+from tests.tiny import tiny_checkpoint
 from tests.trainees import train
 
 
 @pytest.fixture(autouse=True)
-def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with threads(1):
-        yield
 
 
 @pytest.fixture

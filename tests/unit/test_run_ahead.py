@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,16 +15,10 @@ from s2d_ray.engine.draft_loop import DraftLoop
 from s2d_ray.engine.protocol import ProposeCall, RowStatus
 from s2d_ray.models.kv_pool import BLOCK
 from tests.drafting import DEEP, LONG_BUDGET_MS, SHALLOW, Recorded, Story, Targets, run, story
-from tests.tiny import threads, tiny_decoder, tiny_draft_network
+from tests.tiny import tiny_decoder, tiny_draft_network
 
 EXITS = (1, 2, 3)
 PATIENCE_S = 60.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with threads(1):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from s2d_ray.bench.figures import Written
 from s2d_ray.bench.questions import CATEGORIES, GROUPS, Question, choose, read_questions, shortest
 from s2d_ray.bench.rig import Parts
 from s2d_ray.bench.spec import Interviewer, Settings, quickly
-from s2d_ray.bench.spec_answers import ANSWERS, SETTINGS, AnswerFile
+from s2d_ray.bench.spec_answers import ANSWERS, AnswerFile
 from s2d_ray.bench.spec_figures import Answer, Answered, plan_figures, target_figures
 from s2d_ray.bench.spec_plans import choose_plans, plan_names
 from s2d_ray.bench.spec_report import report
@@ -30,6 +30,7 @@ from s2d_ray.bench.stock import Stock, twin
 from s2d_ray.config import AppConfig
 from s2d_ray.core.threads import OneThread
 from s2d_ray.errors import ConfigError, DataError, S2DError
+from s2d_ray.job_folder import SETTINGS
 from s2d_ray.models import draft_files
 from s2d_ray.models.attention import IMPLEMENTATION
 from s2d_ray.models.draft_files import DraftCard

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +29,8 @@ from s2d_ray.train.loss import Trainee, exit_loss, measure
 from s2d_ray.train.options import Recipe, kept_layers
 from s2d_ray.train.trunk import merged, prepare
 from tests.corpora import random_answer, random_corpus
-from tests.tiny import EOS, VOCAB_SIZE, threads, tiny_checkpoint, tiny_decoder
+from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder
 from tests.trainees import losses, train
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with threads(1):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def _honoured() -> Iterator[Rule]:
         "min_p": "0 to 1: only tokens at least so likely, measured by the likeliest",
         "presence_penalty": "−2 to 2, off the score of each token that was written",
         "frequency_penalty": "−2 to 2, off the score of a token for each time it was written",
-        "repetition_penalty": "above 0 to 2: scores of tokens in prompt and output are divided",
+        "repetition_penalty": "0.01 to 2: scores of tokens in prompt and output are divided",
         "logit_bias": "map of token ids (as strings) to addends, −100 to 100; up to 1,024",
         "min_tokens": "before so many tokens neither an end token nor a stop string ends the text",
         "stop": "up to 4 strings, not part of the text",
