@@ -40,7 +40,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{/* Port of the API. */}}
 {{/* Seconds that a replica which is to end may go on with what it has. */}}
 {{- define "s2d.drain" -}}
 {{- $defaults := .Files.Get "files/defaults.json" | fromJson -}}
@@ -48,6 +47,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- add $longest $defaults.closingS -}}
 {{- end -}}
 
+{{/* Port of the API. */}}
 {{- define "s2d.port" -}}
 {{- $defaults := .Files.Get "files/defaults.json" | fromJson -}}
 {{- dig "port" $defaults.http.port (.Values.config.http | default dict) | int -}}
