@@ -135,6 +135,7 @@ def test_a_misspelt_property_of_a_custom_resource_is_seen() -> None:
     [
         (["--set=image.tag=latest"], "'/image/tag'"),
         (["--set=image.repository="], "image.repository: name the image"),
+        (["--set=image.repository="], "`make image IMAGE=registry.example/s2d-ray` builds one"),
         (["--set=routers.replicas=3"], "'routers'"),
         (["--set=router.replicas=1"], "'/router/replicas'"),
         (["--set=config.targets.smollm2-135m.max_bach=3"], "'max_bach'"),

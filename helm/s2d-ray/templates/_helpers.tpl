@@ -32,7 +32,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "s2d.image" -}}
 {{- $image := .Values.image -}}
-{{- $repository := required "image.repository: name the image of s2d-ray that the cluster can pull; docs/kubernetes.md says how to build one" $image.repository -}}
+{{- $repository := required "image.repository: name the image of s2d-ray that the cluster can pull; `make image IMAGE=registry.example/s2d-ray` builds one, see docs/kubernetes.md" $image.repository -}}
 {{- if $image.digest -}}
 {{- printf "%s@%s" $repository $image.digest -}}
 {{- else -}}
