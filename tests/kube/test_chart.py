@@ -16,7 +16,7 @@ from s2d_ray.config import load_config
 from s2d_ray.kube import chart_files
 from s2d_ray.kube.chart_files import CHART, PLAIN, ROOT
 from s2d_ray.kube.values import ChartValues
-from s2d_ray.serve import launcher
+from s2d_ray.serve import own_ray
 from tests.kube.rendering import (
     IMAGE,
     PRESETS,
@@ -349,7 +349,7 @@ def test_pods_have_the_environment_of_s2d_serve() -> None:
     """What `s2d serve` sets for every process, save what belongs to one machine."""
     for container in containers(manifests("quickstart", "--no-hooks")):
         values = {item["name"]: item.get("value") for item in container["env"]}
-        assert launcher.ENVIRONMENT.items() <= values.items()
+        assert own_ray.ENVIRONMENT.items() <= values.items()
 
 
 def test_a_draft_comes_and_goes_without_a_new_cluster() -> None:
