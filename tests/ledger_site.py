@@ -108,12 +108,16 @@ class Site:
             answer.set_exception(ConnectionError("the ledger died"))
 
     def client(
-        self, backend: FakeBackend, max_wait_s: float = 30.0, local_texts: int = 0
+        self,
+        backend: FakeBackend,
+        max_wait_s: float = 30.0,
+        local_texts: int = 0,
+        http: HttpConfig | None = None,
     ) -> httpx.AsyncClient:
         """A client of one more router."""
         gate = TenantGate(self.line, max_wait_s, local_texts)
         self._gates.append(gate)
-        app = build_app(backend, HttpConfig(), gate)
+        app = build_app(backend, http or HttpConfig(), gate)
         self.apps.append(app)
         return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from s2d_ray.policy.fair_queue import Ask
-from s2d_ray.policy.ledger import Bounds, Grant, Granted, Ledger
+from s2d_ray.policy.grants import Grant
+from s2d_ray.policy.ledger import Bounds, Granted, Ledger
 from s2d_ray.policy.limits import Limits, Refusal
 
 TARGET = "target"

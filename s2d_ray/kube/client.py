@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kubernetes import client, config
 from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
@@ -197,11 +199,17 @@ def service_named(name: str) -> Item:
 def connect(context: str | None, namespace: str | None, impersonate: str | None) -> Cluster:
     """The cluster of the kubeconfig, or the one we run in. Raises ClusterError if there is none."""
     settings = client.Configuration()
+    # Each refused connection would be told three times before our own line.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     try:
         config.load_kube_config(context=context, client_configuration=settings)
         found = _context_namespace(context)
     except ConfigException as error:
         found = _in_cluster(settings, context, error)
+    except (yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ClusterError(
+            f"the kubeconfig (KUBECONFIG, or ~/.kube/config) is not valid: {_brief(error)}"
+        ) from None
     api = client.ApiClient(settings)
     if impersonate is not None:
         api.set_default_header("Impersonate-User", impersonate)

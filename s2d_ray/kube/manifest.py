@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from s2d_ray.config import parse_config
 from s2d_ray.errors import ConfigError
 
 Body = dict[str, Any]
@@ -16,6 +17,12 @@ Body = dict[str, Any]
 RAY_SERVICE = ("ray.io/v1", "RayService")
 OURS = {"app.kubernetes.io/managed-by": "s2d-kube"}
 """The label of what `s2d kube apply` made."""
+
+CHART_NAME = "s2d-ray"
+"""In the label that the chart gives all its objects."""
+
+CONFIG_FILE = "config.json"
+"""Of the chart's ConfigMap: the config tree, for the init containers."""
 
 MAX_NAME = 47
 """Of a RayService; KubeRay refuses longer ones."""
@@ -130,6 +137,8 @@ def images(service: Body) -> set[str]:
 
 def troubles_of(item: Item) -> list[str]:
     """What can be known to be wrong with an object without a cluster, one line each."""
+    if item.kind == "ConfigMap":
+        return _config_troubles(item)
     if not item.is_service:
         return []
     troubles = []
@@ -140,3 +149,16 @@ def troubles_of(item: Item) -> list[str]:
         if "@" not in name and (":" not in name or name.endswith(":latest")):
             troubles.append(f"{item}: image {image} names no fixed tag or digest")
     return troubles
+
+
+def _config_troubles(item: Item) -> list[str]:
+    """What no schema of values sees, such as keys that exclude each other."""
+    text = (item.body.get("data") or {}).get(CONFIG_FILE)
+    labels = item.body["metadata"].get("labels") or {}
+    if text is None or labels.get("app.kubernetes.io/part-of") != CHART_NAME:
+        return []
+    try:
+        parse_config(text, f"{item}: {CONFIG_FILE}")
+    except ConfigError as error:
+        return error.message.splitlines()
+    return []

@@ -163,12 +163,21 @@ def _application_lines(cluster: ClusterState) -> Iterator[str]:
 def describe_load(health: Any) -> list[str]:
     """What the API's `/health` says of load: the draft, and each target's queue."""
     targets = health.get("targets", {})
-    lines = [
-        f"  queue of {name}: {target.get('counters', {}).get('queue_depth', 0)}"
-        f"{'' if target.get('ready') else ', not ready'}"
-        for name, target in sorted(targets.items())
-    ]
+    lines = [f"  {name}: {_load(target)}" for name, target in sorted(targets.items())]
     draft = health.get("draft")
     if draft is not None:
         lines.append(f"  draft: {'alive' if draft.get('alive') else 'away; decoding plainly'}")
     return lines
+
+
+def _load(target: Any) -> str:
+    """Replicas of a target, and the queue of the one that was asked: no other one is known of."""
+    if not target.get("ready"):
+        return "not ready"
+    counters = target.get("counters", {})
+    replicas, queue = counters.get("replicas"), counters.get("queue_depth", 0)
+    if replicas == 0:
+        return "no replica; the next request starts one"
+    if replicas is None:
+        return f"queue of a replica {queue}"
+    return f"{replicas} replicas, queue of one {queue}" if replicas > 1 else f"queue {queue}"

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 
 from s2d_ray.config import PLACEMENT_NAME, AppConfig
 
@@ -32,6 +33,11 @@ class Values(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True
     )
+
+
+def _keys_not(pattern: str) -> JsonDict:
+    """No key like this: the chart or the operator has these, and YAML takes a key once."""
+    return {"propertyNames": {"not": {"pattern": pattern}}}
 
 
 class Image(Values):
@@ -118,7 +124,11 @@ class Placement(Group):
 
     min: int = Field(ge=0, description="Pods that are always there.")
     max: int = Field(ge=1, description="Pods that the autoscaler may make of it.")
-    ray_labels: dict[str, str] = Field({}, description="More Ray labels of its nodes.")
+    ray_labels: dict[str, str] = Field(
+        {},
+        description="More Ray labels of its nodes.",
+        json_schema_extra=_keys_not(r"^(s2d-ray|ray\.io)/"),
+    )
 
 
 class ModelCache(Values):
@@ -257,7 +267,11 @@ class ChartValues(Values):
     autoscaling: Autoscaling = Autoscaling()
     monitoring: Monitoring = Monitoring()
     network: Network = Network()
-    extra_labels: dict[str, str] = Field({}, description="Labels of every object.")
+    extra_labels: dict[str, str] = Field(
+        {},
+        description="Labels of every object.",
+        json_schema_extra=_keys_not(r"^(app\.kubernetes\.io|helm\.sh|ray\.io)/"),
+    )
     extra_objects: tuple[KubernetesObject, ...] = Field(
         (), description="Objects that are installed beside the chart's own."
     )

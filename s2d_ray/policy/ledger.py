@@ -1,8 +1,8 @@
 """The ledger: who may run now. Buckets, queues and grants of all tenants, as a state machine.
 
 Events go in with a time of one clock, decisions come out of `decide`; it has no clock, no tasks and
-no Ray. Routers keep bodies and connections, ask, and tell when a request has ended. A grant that no
-router tells of for `LAPSE_S` is taken back: others may run, its tokens stay charged.
+no Ray. Routers keep bodies and connections, ask, and tell when a request has ended. A grant that
+has lapsed is taken back: others may run, its tokens stay charged.
 """
 
 from __future__ import annotations
@@ -10,34 +10,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 from s2d_ray.policy.accounts import Account, amounts
 from s2d_ray.policy.fair_queue import Ask, FairQueue
+from s2d_ray.policy.grants import Grant, Grants
 from s2d_ray.policy.limits import Allowance, Limits, Reason, Refusal
 from s2d_ray.policy.waiting import Waiting
 
-LAPSE_S = 5.0
 RECOVERY_S = 2.0
 """A restarted ledger grants nothing for this long, while routers tell of their open grants."""
 
 SLOTS_AHEAD = 1.25
 """Grants per batch slot: so few wait in the replicas' own first-come-first-served queues."""
-
-REMEMBERED = 2_000
-"""Ids of closed grants, which routers may tell of once more where an answer was lost."""
-
-
-@dataclass(frozen=True)
-class Grant:
-    """A request that may run. `life` names the ledger that granted it, or the router."""
-
-    id: str
-    tenant: str
-    target: str
-    tokens: int
-    num_texts: int
-    life: str
 
 
 @dataclass(frozen=True)
@@ -82,12 +66,6 @@ class Snapshot:
     closed: list[str] = field(default_factory=list)
 
 
-@dataclass
-class _Open:
-    grant: Grant
-    renewed_s: float
-
-
 class Ledger:
     """Admission for all targets. `counters` count decisions since the start."""
 
@@ -106,16 +84,13 @@ class Ledger:
         self._bounds = bounds
         self._life = life
         self._opens_s = now_s if snapshot is None else now_s + RECOVERY_S
-        self._paid = dict.fromkeys(snapshot.paid if snapshot else ())
-        self._closed = dict.fromkeys(snapshot.closed if snapshot else ())
+        self._grants = Grants(life, snapshot.paid, snapshot.closed) if snapshot else Grants(life)
         levels = snapshot.levels if snapshot else {}
         self._accounts = {
             name: Account(limits, now_s, levels.get(name, {})) for name, limits in tenants.items()
         }
         self._queues: dict[str, FairQueue] = {}
         self._waiting = Waiting()
-        self._open: dict[str, _Open] = {}  # those renewed longest ago come first
-        self._running: Counter[str] = Counter()  # texts, by target
         self._slots: dict[str, int] = {}
         self._refusals: list[Refusal] = []
         self.counters: Counter[str] = Counter()
@@ -127,7 +102,7 @@ class Ledger:
 
     def running(self, target: str) -> int:
         """Granted texts of a target that have not ended."""
-        return self._running[target]
+        return self._grants.running(target)
 
     def held(self, target: str) -> Held:
         """What waits for a target and could run if it had room.
@@ -150,9 +125,7 @@ class Ledger:
                 self._accounts[name].change(limits, now_s)
             else:
                 self._accounts[name] = Account(limits, now_s, {})
-                self._accounts[name].num_running = sum(
-                    o.grant.num_texts for o in self._open.values() if o.grant.tenant == name
-                )
+                self._accounts[name].num_running = self._grants.running_of(name)
         for name in self._accounts.keys() - tenants.keys():
             del self._accounts[name]
         queues, self._queues = self._queues, {}
@@ -195,7 +168,7 @@ class Ledger:
         """End a grant and settle its tokens: refund what was not used. Twice is as good as once."""
         if not self._is_open(grant, now_s):
             return
-        self._close(grant)
+        self._grants.end(grant)
         account = self._accounts.get(grant.tenant)
         if account is not None:
             account.num_running -= grant.num_texts
@@ -208,20 +181,17 @@ class Ledger:
         """
         for grant in grants:
             if self._is_open(grant, now_s):
-                entry = self._open.pop(grant.id)
-                entry.renewed_s = now_s
-                self._open[grant.id] = entry
+                self._grants.renew(grant, now_s)
 
     def decide(self, now_s: float) -> list[Granted | Refusal]:
         """All decisions that are due: refusals, expired requests, lapsed grants, new grants."""
-        old = takewhile(lambda entry: now_s - entry.renewed_s > LAPSE_S, self._open.values())
-        for entry in list(old):
-            self._lapse(entry.grant)
+        for grant in self._grants.lapsed(now_s):
+            self._lapse(grant)
         for ask in self._waiting.expired(now_s):
             self._leave(ask, now_s)
             self._refuse(ask, Reason.DEADLINE, now_s)
         refusals, self._refusals = self._refusals, []
-        granted = list(self._grants(now_s)) if now_s >= self._opens_s else []
+        granted = list(self._granted(now_s)) if now_s >= self._opens_s else []
         return [*refusals, *granted]
 
     def allowances(self, tenant: str, now_s: float) -> tuple[Allowance, ...]:
@@ -235,11 +205,11 @@ class Ledger:
         for ask in self._waiting:
             for kind in levels[ask.tenant]:
                 levels[ask.tenant][kind] += amounts(ask.tokens)[kind]
-        return Snapshot(levels, [*self._paid, *self._open][-REMEMBERED:], list(self._closed))
+        return Snapshot(levels, self._grants.paid(), self._grants.closed())
 
     def _objection(self, ask: Ask) -> Reason | None:
         """Why a request cannot be taken whatever its tenant has left."""
-        if len(self._open) + len(self._waiting) >= self._bounds.max_open:
+        if len(self._grants) + len(self._waiting) >= self._bounds.max_open:
             return Reason.SERVICE_FULL
         if self._waiting.num_bytes + ask.num_bytes > self._bounds.max_waiting_bytes:
             return Reason.SERVICE_FULL
@@ -248,7 +218,7 @@ class Ledger:
             return Reason.UNKNOWN_TENANT
         return account.objection(ask)
 
-    def _grants(self, now_s: float) -> Iterable[Granted]:
+    def _granted(self, now_s: float) -> Iterable[Granted]:
         for target, queue in self._queues.items():
             while (ask := queue.head(self._may_run)) is not None and self._fits(ask):
                 queue.grant(ask)
@@ -257,7 +227,7 @@ class Ledger:
                 account.num_waiting -= 1
                 account.num_running += ask.num_texts
                 grant = Grant(ask.id, ask.tenant, target, ask.tokens, ask.num_texts, self._life)
-                self._begin(grant, now_s)
+                self._grants.begin(grant, now_s)
                 self.counters["granted"] += 1
                 yield Granted(grant, now_s - ask.arrived_s, account.allowances(now_s))
 
@@ -292,18 +262,13 @@ class Ledger:
         self.counters[f"refused_{reason.value}"] += 1
 
     def _is_open(self, grant: Grant, now_s: float) -> bool:
-        if grant.id in self._open:
-            return True
-        if grant.life == self._life or grant.id in self._closed:
-            return False
-        self._adopt(grant, now_s)
-        return True
+        if self._grants.is_strange(grant):
+            self._adopt(grant, now_s)
+        return self._grants.is_open(grant)
 
     def _adopt(self, grant: Grant, now_s: float) -> None:
         """Take over a grant of another life, and charge it unless the snapshot has done so."""
-        self._begin(grant, now_s)
-        is_paid = grant.id in self._paid
-        self._paid.pop(grant.id, None)
+        is_paid = self._grants.adopt(grant, now_s)
         account = self._accounts.get(grant.tenant)
         if account is not None:
             account.num_running += grant.num_texts
@@ -311,19 +276,8 @@ class Ledger:
                 account.owe(grant.tokens, now_s)
         self.counters["adopted"] += 1
 
-    def _begin(self, grant: Grant, now_s: float) -> None:
-        self._open[grant.id] = _Open(grant, now_s)
-        self._running[grant.target] += grant.num_texts
-
-    def _close(self, grant: Grant) -> None:
-        begun = self._open.pop(grant.id).grant
-        self._running[begun.target] -= begun.num_texts
-        self._closed[grant.id] = None
-        if len(self._closed) > REMEMBERED:
-            del self._closed[next(iter(self._closed))]
-
     def _lapse(self, grant: Grant) -> None:
-        self._close(grant)
+        self._grants.end(grant)
         account = self._accounts.get(grant.tenant)
         if account is not None:
             account.num_running -= grant.num_texts

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from s2d_ray.policy.fair_queue import Ask
-from s2d_ray.policy.ledger import Grant
+from s2d_ray.policy.grants import Grant
 
 
 @dataclass(frozen=True)

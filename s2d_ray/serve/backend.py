@@ -140,6 +140,8 @@ class Relay:
         max_s: float,
     ) -> None:
         """`gone` returns when nobody listens any more. max_s: after that the reply is given up."""
+        self.error: Exception | None = None
+        """What `next` has raised: why the reply was given up."""
         self._queue: asyncio.Queue[tuple[int, Event | Exception | None]] = asyncio.Queue()
         self._ending: set[int] = set()
         self._pumps = [
@@ -158,6 +160,20 @@ class Relay:
 
         Raises: RequestError if a request is refused, its backend gives it up, or it took too long.
         """
+        try:
+            return await self._next()
+        except Exception as error:
+            self.error = error
+            raise
+
+    async def close(self) -> None:
+        """Abort what still runs, and wait until the backend has let go of it."""
+        self._deadline.cancel()
+        self._abort()
+        self._watch.cancel()
+        await asyncio.wait((*self._pumps, self._watch))
+
+    async def _next(self) -> tuple[int, Event] | None:
         while True:
             index, item = await self._queue.get()
             if isinstance(item, Exception):
@@ -170,13 +186,6 @@ class Relay:
                 return None
             if index not in self._ending:
                 raise RuntimeError("the backend ended a reply without a last event")
-
-    async def close(self) -> None:
-        """Abort what still runs, and wait until the backend has let go of it."""
-        self._deadline.cancel()
-        self._abort()
-        self._watch.cancel()
-        await asyncio.wait((*self._pumps, self._watch))
 
     def _abort(self) -> None:
         # Neither twice nor after the end: that would cut off what the backend awaits to clean up.
@@ -206,10 +215,10 @@ def too_long(max_s: float) -> RequestError:
 
 
 @asynccontextmanager
-async def ended_by(max_s: float) -> AsyncIterator[None]:
-    """Raise `too_long` if what is inside takes longer than `max_s`."""
+async def ended_by(max_s: float, since_s: float) -> AsyncIterator[None]:
+    """Raise `too_long` if what is inside goes on `max_s` after that time of the loop's clock."""
     try:
-        async with asyncio.timeout(max_s):
+        async with asyncio.timeout_at(since_s + max_s):
             yield
     except TimeoutError:
         raise too_long(max_s) from None

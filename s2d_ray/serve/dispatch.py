@@ -107,10 +107,10 @@ class _Held:
         """As the ticket has them, and the way that the request went."""
         return self._dispatched.header | self._ticket.headers()
 
-    async def close(self) -> None:
+    async def close(self, error: Exception | None) -> None:
         """The request is over."""
         self._outstanding[self._dispatched.target] -= self._dispatched.tokens
-        await self._ticket.close()
+        await self._ticket.close(error)
 
 
 def num_tokens(prompt: Prompt) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from s2d_ray.engine.messages import Event, GenerateRequest
 from s2d_ray.errors import RequestError
 from s2d_ray.policy.keys import Caller
-from s2d_ray.serve.backend import TargetInfo
+from s2d_ray.serve.backend import TargetInfo, ended_by
 from s2d_ray.serve.edge import on_request_error, unless_gone
 
 OPEN_PATHS = frozenset({"/health", "/readyz"})
@@ -54,8 +55,8 @@ class Ticket(Protocol):
     def headers(self) -> dict[str, str]:
         """Headers of the answer, once it has begun."""
 
-    async def close(self) -> None:
-        """The visit is over, however it ended."""
+    async def close(self, error: Exception | None) -> None:
+        """The visit is over. error: what its reply was given up for, if anything."""
 
 
 class Gate(Protocol):
@@ -90,7 +91,7 @@ class OpenTicket:
         """None."""
         return {}
 
-    async def close(self) -> None:
+    async def close(self, error: Exception | None) -> None:
         """Nothing is kept."""
 
 
@@ -121,16 +122,28 @@ def caller_of(request: Request) -> Caller | None:
 
 
 async def in_turn(
-    gate: Gate | None, request: Request, num_bytes: int, work: Callable[[], Awaitable[Any]]
+    gate: Gate | None,
+    request: Request,
+    num_bytes: int,
+    max_s: float,
+    work: Callable[[], Awaitable[Any]],
 ) -> Response:
-    """Answer a call of a route of tokens with what `work` gives, once it is its caller's turn."""
+    """Answer a call of a route of tokens with what `work` gives, once it is its caller's turn.
+
+    max_s: longest time of both together. Raises: RequestError.
+    """
     caller = caller_of(request)
-    if gate is None or caller is None:
-        return JSONResponse(await work())
-    turn = gate.turn(TokensCall(caller, request.url.path, request.state.request_id, num_bytes))
+    turn: AbstractAsyncContextManager[Mapping[str, str]] = nullcontext({})
+    if gate is not None and caller is not None:
+        turn = gate.turn(TokensCall(caller, request.url.path, request.state.request_id, num_bytes))
+    since_s = asyncio.get_running_loop().time()
 
     async def answer() -> Response:
-        async with turn as headers:
-            return JSONResponse(await work(), headers=dict(headers))
+        async with AsyncExitStack() as stack:
+            async with ended_by(max_s, since_s):
+                headers = await stack.enter_async_context(turn)
+            # Inside the turn, so that the turn learns what ended it.
+            async with ended_by(max_s, since_s):
+                return JSONResponse(await work(), headers=dict(headers))
 
     return await unless_gone(request, answer())

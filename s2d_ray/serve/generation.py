@@ -50,9 +50,8 @@ async def answer(backend: Backend, job: Job, request: Request, ticket: Ticket) -
         ticket.run(generate, backend.generate(job.target, generate)) for generate in job.requests
     ]
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(ticket.close)
         relay = Relay(streams, client_gone(request.receive), job.max_s)
-        stack.push_async_callback(relay.close)
+        stack.push_async_callback(_end, relay, ticket)
         begun = await first_events(relay, len(streams))
         if begun is None:
             return Response(status_code=CLIENT_GONE)
@@ -64,6 +63,14 @@ async def answer(backend: Backend, job: Job, request: Request, ticket: Ticket) -
         if whole is None:
             return Response(status_code=CLIENT_GONE)
         return JSONResponse(whole, headers=headers)
+
+
+async def _end(relay: Relay, ticket: Ticket) -> None:
+    """Abort what still runs, then settle what it took."""
+    try:
+        await relay.close()
+    finally:
+        await ticket.close(relay.error)
 
 
 async def first_events(relay: Relay, num_choices: int) -> list[tuple[int, Event]] | None:

@@ -23,7 +23,7 @@ from s2d_ray.config import HttpConfig
 from s2d_ray.engine.messages import GenerateRequest
 from s2d_ray.errors import RequestError, Unavailable, UnknownKey
 from s2d_ray.policy.keys import Caller
-from s2d_ray.serve.backend import Backend, Health, ended_by
+from s2d_ray.serve.backend import Backend, Health
 from s2d_ray.serve.catalogue import Catalogue
 from s2d_ray.serve.dispatch import Dispatcher
 from s2d_ray.serve.edge import RequestScope, on_http_error, on_request_error, read_body
@@ -143,8 +143,7 @@ def _add_tokens(
             tokens = await backend.tokenize(body.model, prompt)
             return tokens_body(tokens, with_texts=bool(body.return_token_strs))
 
-        async with ended_by(http.max_request_s):
-            return await in_turn(gate, request, len(raw), work)
+        return await in_turn(gate, request, len(raw), http.max_request_s, work)
 
     @app.post("/detokenize")
     async def detokenize(request: Request) -> Response:
@@ -155,8 +154,7 @@ def _add_tokens(
         async def work() -> dict[str, Any]:
             return {"prompt": await backend.detokenize(body.model, body.tokens)}
 
-        async with ended_by(http.max_request_s):
-            return await in_turn(gate, request, len(raw), work)
+        return await in_turn(gate, request, len(raw), http.max_request_s, work)
 
 
 def _add_models(app: FastAPI, catalogue: Catalogue) -> None:

@@ -1,6 +1,6 @@
 """`s2d serve`: its own Ray on this machine, the applications on it, and a clean end.
 
-Ray is imported only after the environment is set, since it reads its variables at import.
+What needs Ray is imported only after the environment is set: Ray reads its variables at import.
 """
 
 from __future__ import annotations
@@ -8,12 +8,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
-import secrets
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,25 +19,13 @@ from pathlib import Path
 import psutil
 
 from s2d_ray.config import AppConfig, HttpConfig, load_config
-from s2d_ray.core.cores import usable_cores
 from s2d_ray.errors import ConfigError, RunError
 from s2d_ray.preflight import bind_alone
 from s2d_ray.serve import run_file
 from s2d_ray.serve.live_config import LiveConfig
+from s2d_ray.serve.own_ray import make_temp_dir, set_environment, start_ray
 from s2d_ray.serve.signals import Stop, at_once, in_order, take_signals
 
-LOGICAL_CPUS = 16
-"""What Ray hands out by count; the engines share the real ones by themselves (design D8)."""
-OBJECT_STORE_BYTES = 100 * 2**20
-LONGEST_SOCKET_PATH = 107
-SOCKET_BELOW_TEMP = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
-ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
-    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-"""What every process of a cluster has alike, on one machine or on Kubernetes."""
 WATCH_S = 1.0
 WARN_EVERY_S = 600.0
 
@@ -158,38 +143,6 @@ def refuse_taken_port(http: HttpConfig) -> None:
         ) from None
 
 
-def make_temp_dir() -> Path:
-    """A private folder, short enough for the Unix sockets that Ray puts in it."""
-    folder = tempfile.mkdtemp(prefix=run_file.TEMP_PREFIX)
-    if len(folder + SOCKET_BELOW_TEMP) > LONGEST_SOCKET_PATH:
-        os.rmdir(folder)
-        room = LONGEST_SOCKET_PATH - len(SOCKET_BELOW_TEMP) - len(Path(folder).name) - 1
-        raise RunError(
-            f"the folder for temporary files has too long a name for Ray's sockets; "
-            f"set TMPDIR to one of at most {room} characters"
-        )
-    return Path(folder)
-
-
-def set_environment(temp_dir: Path) -> None:
-    """Set variables for Ray and all processes below, with a token that only this run knows."""
-    token_path = temp_dir / "token"
-    descriptor = os.open(token_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(secrets.token_hex(32))
-    # The first would join another Ray, the second would be read in place of our file.
-    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
-        os.environ.pop(name, None)
-    os.environ |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token_path),
-        "RAY_SERVE_LOG_TO_STDERR": "0",
-        # Left unset, Ray makes it 1 for every actor that asks for less than two CPUs.
-        "OMP_NUM_THREADS": str(usable_cores()),
-    }
-    os.environ |= ENVIRONMENT
-
-
 def fetch_models(config: AppConfig) -> None:
     """Have every model in the cache and the draft built, so that no replica waits for a network."""
     from s2d_ray.models import draft_files, sources
@@ -200,28 +153,6 @@ def fetch_models(config: AppConfig) -> None:
     if config.draft is not None:
         with stage("draft"):
             draft_files.ensure_draft(config.draft, report=say)
-
-
-def start_ray(temp_dir: Path, labels: dict[str, str]) -> None:
-    """Start a Ray of our own, its one node with these labels; never join another."""
-    import ray
-    import ray.serve
-
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # its import sets another
-    try:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            num_cpus=LOGICAL_CPUS,
-            labels=labels,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            configure_logging=False,
-            _node_ip_address="127.0.0.1",  # else Ray's own ports listen on the network
-            _temp_dir=str(temp_dir),
-        )
-    except Exception as error:
-        raise RunError(f"Ray did not start: {str(error).splitlines()[0]}") from error
 
 
 def stop_ray() -> None:

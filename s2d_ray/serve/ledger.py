@@ -18,8 +18,9 @@ from typing import Any
 
 from s2d_ray.config import TenancyConfig
 from s2d_ray.policy.fair_queue import Ask
+from s2d_ray.policy.grants import REMEMBERED
 from s2d_ray.policy.keys import Caller, KeyTable
-from s2d_ray.policy.ledger import REMEMBERED, Bounds, Granted, Held, Ledger
+from s2d_ray.policy.ledger import Bounds, Granted, Held, Ledger
 from s2d_ray.policy.limits import Refusal
 from s2d_ray.policy.usage import RefusalCounts, UsageTotals
 from s2d_ray.serve.ledger_messages import TOKEN_ROUTES, Ended, Sync

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from s2d_ray.policy.fair_queue import Ask
+from s2d_ray.policy.grants import Grant
 from s2d_ray.policy.keys import Caller, KeyTable
-from s2d_ray.policy.ledger import Grant, Granted
+from s2d_ray.policy.ledger import Granted
 from s2d_ray.policy.limits import Refusal
 from s2d_ray.policy.usage import UsageRecord
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from s2d_ray.config import DraftConfig, as_written
 from s2d_ray.engine.draft_client import Send
-from s2d_ray.serve import launcher
+from s2d_ray.serve import own_ray
 
 
 @contextmanager
 def own_environment() -> Iterator[Path]:
     """Set what torch and Ray read when they are loaded. -> a folder for Ray, removed at the end."""
-    temp_dir = launcher.make_temp_dir()
+    temp_dir = own_ray.make_temp_dir()
     try:
-        launcher.set_environment(temp_dir)
+        own_ray.set_environment(temp_dir)
         yield temp_dir
     finally:
         shutil.rmtree(temp_dir, ignore_errors=True)
@@ -38,7 +38,7 @@ def lone_draft(config: DraftConfig, num_gpus: int, temp_dir: Path) -> Iterator[S
     from s2d_ray.serve.places import DRAFT, label_of
 
     try:
-        launcher.start_ray(temp_dir, label_of(DRAFT))
+        own_ray.start_ray(temp_dir, label_of(DRAFT))
         actor = create_draft_actor(as_written(config), num_gpus)
         ray.get(actor.health.remote(), timeout=config.start_timeout_s)
         yield sender(actor)

@@ -45,8 +45,8 @@ def _replicas(app: ApplicationStatusOverview | None) -> Replicas:
     return Replicas(states.get("RUNNING", 0), not states and deployment.status == "HEALTHY")
 
 
-class Sleepers:
-    """Which targets sleep: whoever wants their state must not ask them, since that wakes them."""
+class ReplicaWatch:
+    """How many replicas targets have now, without asking one, since that wakes who sleeps."""
 
     def __init__(
         self, look: Callable[[Iterable[str]], Mapping[str, Replicas]] = replicas_of
@@ -55,14 +55,14 @@ class Sleepers:
         self._look = look
         self._looking: asyncio.Task[Mapping[str, Replicas]] | None = None
 
-    async def asleep(self, targets: Iterable[str]) -> frozenset[str]:
-        """Those among `targets`; none while the controller does not answer, for then nobody wakes
-        them."""
+    async def now(self, targets: Iterable[str]) -> dict[str, Replicas]:
+        """Of those among `targets` that are known; of none while the controller does not answer,
+        for then nobody wakes them."""
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(asyncio.to_thread(self._look, tuple(targets)))
         looking = self._looking  # one thread at a time, however long it hangs
         await asyncio.wait([looking], timeout=LOOK_TIMEOUT_S)
         if not looking.done() or looking.exception() is not None:
-            return frozenset()
+            return {}
         found = looking.result()
-        return frozenset(name for name in targets if name in found and found[name].asleep)
+        return {name: found[name] for name in targets if name in found}

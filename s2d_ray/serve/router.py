@@ -26,7 +26,7 @@ from s2d_ray.serve.backend import Health, Routing, TargetHealth, TargetInfo, ref
 from s2d_ray.serve.cluster_metrics import cluster_metrics
 from s2d_ray.serve.failover import ReplicaLost, unbroken
 from s2d_ray.serve.link import DraftStatus
-from s2d_ray.serve.replicas import Sleepers, target_app
+from s2d_ray.serve.replicas import Replicas, ReplicaWatch, target_app
 from s2d_ray.serve.router_settings import RouterSettings
 from s2d_ray.serve.target import TargetStatus
 
@@ -36,7 +36,7 @@ STATUS_TIMEOUT_S = 1.0
 STATUS_AGE_S = 0.5
 ALIVE_AGE_S = 5.0
 """What was heard of targets longer ago is not chosen by."""
-ASLEEP = TargetHealth(ready=True, draft_circuit="none")
+ASLEEP = TargetHealth(ready=True, draft_circuit="none", counters={"replicas": 0})
 """Of a target without replicas that starts one for the next request; it cannot be asked."""
 
 
@@ -55,7 +55,7 @@ class Router:
         self._failovers = metrics.Counter(
             "s2d_failovers", "Streams that another replica took over.", tag_keys=("target",)
         )
-        self._sleepers = Sleepers()
+        self._replicas = ReplicaWatch()
         self._health: Health | None = None
         self._health_at_s = 0.0
         self._asking = asyncio.Lock()
@@ -141,7 +141,8 @@ class Router:
 
     async def _ask_health(self) -> Health:
         names = list(self._infos)
-        asleep = await self._sleepers.asleep(names)
+        replicas = await self._replicas.now(names)
+        asleep = {name for name, found in replicas.items() if found.asleep}
         awake = [name for name in names if name not in asleep]
         *statuses, draft = await asyncio.gather(
             *(self._ask(target_app(name)) for name in awake), self._ask("draft")
@@ -150,7 +151,7 @@ class Router:
         targets = {
             name: ASLEEP
             if name in asleep
-            else _target_health(answers[name], self._num_failovers[name])
+            else _target_health(answers[name], self._num_failovers[name], replicas.get(name))
             for name in names
         }
         alive = isinstance(draft, DraftStatus) and draft.alive
@@ -202,10 +203,13 @@ class Router:
         return self._handles[app]
 
 
-def _target_health(status: object | None, num_failovers: int) -> TargetHealth:
+def _target_health(
+    status: object | None, num_failovers: int, replicas: Replicas | None
+) -> TargetHealth:
     if not isinstance(status, TargetStatus):
         return TargetHealth(ready=False)
     counters = {
+        **({} if replicas is None else {"replicas": replicas.num_running}),
         **status.counters,
         "queue_depth": status.queue_depth,
         "failovers": num_failovers,

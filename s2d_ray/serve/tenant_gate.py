@@ -17,8 +17,9 @@ from typing import Any
 
 from s2d_ray.errors import RequestError
 from s2d_ray.policy.fair_queue import Ask
+from s2d_ray.policy.grants import Grant
 from s2d_ray.policy.keys import Caller, KeyTable
-from s2d_ray.policy.ledger import Grant, Granted
+from s2d_ray.policy.ledger import Granted
 from s2d_ray.policy.limits import Reason, Refusal
 from s2d_ray.policy.local_share import LocalShare
 from s2d_ray.serve.gate import Ticket, TokensCall, Visit

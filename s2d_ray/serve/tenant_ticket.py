@@ -17,7 +17,6 @@ from s2d_ray.engine.messages import (
     Finished,
     GenerateRequest,
     Prompt,
-    Refused,
     Started,
     TextPrompt,
     Usage,
@@ -66,7 +65,6 @@ class LedgerTicket:
         self._arrived_s = time.monotonic()
         self._first_token_s: float | None = None
         self._texts: list[_Text] = []
-        self._status = CLIENT_GONE
         self._granting: asyncio.Task[Granted] | None = None
 
     async def run(
@@ -77,27 +75,24 @@ class LedgerTicket:
         self._texts.append(text)
         async with aclosing(events):
             await asyncio.shield(self._grant())
-            try:
-                async for event in events:
-                    self._take(text, event)
-                    yield event
-            except Exception as error:
-                self._status = error_status(error)
-                raise
+            async for event in events:
+                self._take(text, event)
+                yield event
 
     def headers(self) -> dict[str, str]:
         """What is left to the tenant."""
         granted = self._granted
         return ratelimit_headers(granted.allowances) if granted else {}
 
-    async def close(self) -> None:
+    async def close(self, error: Exception | None) -> None:
         """Leave the queue, or end the grant and settle what it took."""
         if self._granting is not None:
             self._granting.cancel()
             await asyncio.wait([self._granting])
         granted = self._granted
         if granted is not None:
-            self._admission.end(Ended(granted.grant, self._used(), self._record(granted)))
+            record = self._record(granted, self._status(error))
+            self._admission.end(Ended(granted.grant, self._used(), record))
 
     @property
     def _granted(self) -> Granted | None:
@@ -132,10 +127,11 @@ class LedgerTicket:
                     self._first_token_s = time.monotonic()
             case Finished():
                 text.usage = event.usage
-                if len(self._texts) == sum(t.usage is not None for t in self._texts):
-                    self._status = 200
-            case Refused():
-                self._status = event.status
+
+    def _status(self, error: Exception | None) -> int:
+        if error is not None:
+            return error_status(error)
+        return 200 if all(text.usage is not None for text in self._texts) else CLIENT_GONE
 
     def _used(self) -> int:
         return self._prompt_tokens() + sum(text.output_tokens for text in self._texts)
@@ -145,7 +141,7 @@ class LedgerTicket:
         prompts = {id(text.prompt): text.prompt_tokens for text in self._texts}
         return sum(prompts.values())
 
-    def _record(self, granted: Granted) -> UsageRecord:
+    def _record(self, granted: Granted, status: int) -> UsageRecord:
         assert self._visit.caller is not None
         usages = [text.usage for text in self._texts if text.usage is not None]
         now_s = time.monotonic()
@@ -156,7 +152,7 @@ class LedgerTicket:
             tenant=self._visit.caller.name,
             key_id=self._visit.caller.key_id,
             target=self._visit.target.name,
-            status=self._status,
+            status=status,
             reserved_tokens=granted.grant.tokens,
             prompt_tokens=self._prompt_tokens(),
             cached_tokens=sum(usage.cached_tokens for usage in usages),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from s2d_ray.policy.ledger import Grant
+from s2d_ray.policy.grants import Grant
 from s2d_ray.policy.limits import Reason
 
 

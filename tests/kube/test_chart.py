@@ -16,7 +16,7 @@ from s2d_ray.config import load_config
 from s2d_ray.kube import chart_files
 from s2d_ray.kube.chart_files import CHART, PLAIN, ROOT
 from s2d_ray.kube.values import ChartValues
-from s2d_ray.serve import launcher
+from s2d_ray.serve import own_ray
 from tests.kube.rendering import (
     IMAGE,
     PRESETS,
@@ -56,7 +56,7 @@ ODD_NAMES = (
     "--set-string=network.ingress.tlsSecret=0x1,network.ingress.host=1.5",
     "--set-string=modelCache.type=claim,modelCache.existingClaim=12",
     "--set=network.ingress.enabled=true,sharedMemory=536870912",
-    '--set-json=placements={"no":{"min":1,"max":1,"resources":{"limits":{"cpu":1,"memory":"2Gi"}}}}',
+    '--set-json=placements={"no":{"min":1,"max":2,"resources":{"limits":{"cpu":1,"memory":"2Gi"}}}}',
     *(
         f"--set=config.targets.{name}.placement=no"
         for name in ("smollm2-135m", "smollm2-135m-int8")
@@ -135,6 +135,7 @@ def test_a_misspelt_property_of_a_custom_resource_is_seen() -> None:
     [
         (["--set=image.tag=latest"], "'/image/tag'"),
         (["--set=image.repository="], "image.repository: name the image"),
+        (["--set=image.repository="], "`make image IMAGE=registry.example/s2d-ray` builds one"),
         (["--set=routers.replicas=3"], "'routers'"),
         (["--set=router.replicas=1"], "'/router/replicas'"),
         (["--set=config.targets.smollm2-135m.max_bach=3"], "'max_bach'"),
@@ -165,7 +166,25 @@ def test_a_misspelt_property_of_a_custom_resource_is_seen() -> None:
             ["--set=config.targets.smollm2-135m.device=cuda"],
             "config.targets.smollm2-135m.num_gpus: a replica takes 1, but a pod of placements.cpu",
         ),
+        (
+            ["--set=config.targets.smollm2-135m.num_replicas=3"],
+            "config.targets.smollm2-135m.num_replicas: is 3, but placements.cpu.max, 1, has room "
+            "for 2 (CPUs: a replica takes 1, a pod has 2)",
+        ),
+        (
+            ["--set=config.targets.smollm2-135m.autoscaling.max_replicas=3"],
+            "config.targets.smollm2-135m.autoscaling.max_replicas: is 3, but placements.cpu.max",
+        ),
+        (
+            ["--set=config.targets.smollm2-135m.num_replicas=2"],
+            "placements.cpu.max: its pods, 1, have 2 CPUs together, but "
+            "config.targets.smollm2-135m.num_replicas and "
+            "config.targets.smollm2-135m-int8.num_replicas take 3",
+        ),
+        (["--set=placements.cpu.resources.limits.cpu=1000m"], "placements.cpu.max: its pods, 1, "),
         (["--set=config.draft.device=cuda"], "config.draft.device"),
+        (["--set=extraLabels.app\\.kubernetes\\.io/name=a"], "'app.kubernetes.io/name'"),
+        (["--set=placements.cpu.rayLabels.s2d-ray/cpu=no"], "'s2d-ray/cpu'"),
         (["--set=placements.cpu.min=2"], "placements.cpu.max: 1 is less than min, 2"),
         (['--set-json=placements={"p":{"min":1,"max":1,"resources":{"limits":{}}}}'], "'memory'"),
         (["--set=modelCache.type=claim"], "modelCache.existingClaim"),
@@ -185,6 +204,30 @@ def test_a_wrong_value_is_refused_naming_its_key(options: list[str], words: str)
     assert words in done.stderr
 
 
+GPUS = "placements.four-gpus.max=2,config.targets.llama-70b"
+EIGHT = "placements.four-gpus.resources.limits.nvidia\\.com/gpu=8"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("quickstart", "--set=placements.cpu.resources.limits.cpu=1001m"),
+        ("quickstart", "--set=config.targets.smollm2-135m.autoscaling.max_replicas=2"),
+        ("gpu", f"--set={GPUS}.num_replicas=2"),
+        ("gpu", f"--set={GPUS}.autoscaling.max_replicas=4,{EIGHT}"),
+    ],
+)
+def test_what_may_fit_is_rendered(options: tuple[str, ...]) -> None:
+    """KubeRay rounds a pod's CPUs up; targets that share a placement may take turns."""
+    assert attempt(*options).returncode == 0
+
+
+def test_replicas_that_their_pods_cannot_hold_are_refused_by_gpus_too() -> None:
+    for option in (f"--set={GPUS}.num_replicas=3", f"--set={GPUS}.autoscaling.max_replicas=5"):
+        done = attempt("gpu", option)
+        assert "placements.four-gpus.max, 2, has room for 2 (GPUs: a replica" in done.stderr
+
+
 @each_case
 def test_every_container_is_bounded_and_without_rights(
     preset: str, options: tuple[str, ...]
@@ -200,6 +243,23 @@ def test_every_container_is_bounded_and_without_rights(
         assert security["runAsNonRoot"]
         assert not security["allowPrivilegeEscalation"]
         assert security["capabilities"] == {"drop": ["ALL"]}
+
+
+@each_case
+def test_every_container_of_ray_can_write_where_it_must(
+    preset: str, options: tuple[str, ...]
+) -> None:
+    """In folders of its own: temp, home, models, and a bounded piece of memory."""
+    for group in groups_of(manifests(preset, *options)).values():
+        spec = group["template"]["spec"]
+        volumes = {item["name"]: item for item in spec["volumes"]}
+        for container in (*spec.get("initContainers", []), spec["containers"][0]):
+            mounts = {item["mountPath"]: item["name"] for item in container["volumeMounts"]}
+            memory = volumes[mounts["/dev/shm"]]["emptyDir"]
+            assert memory["medium"] == "Memory"
+            assert memory["sizeLimit"]
+            assert all("emptyDir" in volumes[mounts[path]] for path in ("/tmp", "/home/s2d"))
+            assert "/models" in mounts
 
 
 def test_a_digest_goes_before_the_tag() -> None:
@@ -236,7 +296,7 @@ def pod_templates(*options: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "option",
     [
-        "--set=config.targets.more.model=hub:a/b,config.targets.more.placement=cpu",
+        "--set=config.targets.more.model=hub:a/b,config.targets.more.placement=cpu,placements.cpu.max=2",
         "--set=config.targets.smollm2-135m.model=hub:a/b",
         "--set=config.plan.max_proposal=6",
         "--set=config.draft.base=hub:a/b",
@@ -289,7 +349,7 @@ def test_pods_have_the_environment_of_s2d_serve() -> None:
     """What `s2d serve` sets for every process, save what belongs to one machine."""
     for container in containers(manifests("quickstart", "--no-hooks")):
         values = {item["name"]: item.get("value") for item in container["env"]}
-        assert launcher.ENVIRONMENT.items() <= values.items()
+        assert own_ray.ENVIRONMENT.items() <= values.items()
 
 
 def test_a_draft_comes_and_goes_without_a_new_cluster() -> None:
@@ -307,7 +367,9 @@ def test_selectors_find_the_pods() -> None:
     }
     policy = of_kind(objects, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
     assert all(policy.items() <= found.items() for found in labels.values())
-    budget = of_kind(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"]
+    spec = of_kind(objects, "PodDisruptionBudget")["spec"]
+    assert (spec["minAvailable"], spec["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+    budget = spec["selector"]["matchLabels"]
     assert [name for name, found in labels.items() if budget.items() <= found.items()] == ["router"]
     for monitor in (item for item in objects if item["kind"] == "PodMonitor"):
         selector = dict(monitor["spec"]["selector"]["matchLabels"])
@@ -372,3 +434,15 @@ def test_no_file_of_the_chart_names_a_machine_or_holds_a_secret() -> None:
     for path in sorted(Path(CHART).rglob("*")):
         if path.is_file():
             assert not re.search(r"stringData:|kind: Secret", path.read_text()), path
+
+
+def test_the_notes_name_a_placement_whose_targets_may_ask_for_more_than_it_has() -> None:
+    """Only then; no server is asked."""
+    values = ("-f", str(CHART / "presets" / "quickstart.yaml"), f"--set=image.repository={IMAGE}")
+    install = ("install", "s2d-ray", str(CHART), "--dry-run=client", *values)
+    notes = helm(*install, "--set=config.targets.smollm2-135m.autoscaling.max_replicas=2").stdout
+    assert "placements.cpu.max: its pods have 2 CPUs together; " in notes
+    assert "smollm2-135m and smollm2-135m-int8 take 3" in notes
+    notes = helm(*install).stdout
+    assert "kubectl port-forward" in notes
+    assert "placements.cpu.max" not in notes

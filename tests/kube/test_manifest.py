@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from kubernetes import config
 
-from s2d_ray.errors import ConfigError
+from s2d_ray.errors import ClusterError, ConfigError
 from s2d_ray.kube.chart_files import PLAIN
-from s2d_ray.kube.client import refusal
+from s2d_ray.kube.client import connect, refusal
 from s2d_ray.kube.manifest import Item, is_ours, marked, read_manifest, troubles_of
 
 
@@ -70,6 +72,35 @@ def test_an_image_without_a_fixed_tag_is_named(image: str) -> None:
     [name, found] = troubles_of(Item(body))
     assert "more than 47 characters" in name
     assert found.endswith(f"image {image} names no fixed tag or digest")
+
+
+CONFIG = {"targets": {"a": {"model": "m", "num_replicas": 2, "autoscaling": {"max_replicas": 3}}}}
+
+
+def test_a_config_that_no_schema_finds_wrong_is_told_by_its_keys() -> None:
+    """Of the chart's own ConfigMap, not of somebody else's."""
+    body = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "a-config", "labels": {"app.kubernetes.io/part-of": "s2d-ray"}},
+        "data": {"config.json": json.dumps(CONFIG)},
+    }
+    [trouble] = troubles_of(Item(body))
+    assert trouble.startswith("ConfigMap a-config: config.json: targets.a: ")
+    assert "num_replicas: autoscaling chooses the number" in trouble
+    assert troubles_of(Item(body | {"metadata": {"name": "a-config"}})) == []
+
+
+@pytest.mark.parametrize("text", ["a: [", "[1]", "{apiVersion: v1, kind: Config, contexts: 3}"])
+def test_a_kubeconfig_that_is_none_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    path = written(tmp_path, text)
+    monkeypatch.setattr(config.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    with pytest.raises(ClusterError) as caught:
+        connect(None, None, None)
+    assert "kubeconfig" in caught.value.message
+    assert len(caught.value.message.splitlines()) == 1
 
 
 def test_what_we_make_is_marked_and_known_again() -> None:

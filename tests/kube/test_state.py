@@ -44,14 +44,22 @@ def test_a_person_reads_clusters_applications_and_what_ails_them() -> None:
     ]
 
 
-def test_queues_and_the_draft_are_told_from_health() -> None:
-    health: dict[str, Any] = {
-        "targets": {"a": {"ready": True, "counters": {"queue_depth": 3}}, "b": {"ready": False}},
-        "draft": {"alive": False},
-    }
-    assert describe_load(health) == [
-        "  queue of a: 3",
-        "  queue of b: 0, not ready",
-        "  draft: away; decoding plainly",
-    ]
+@pytest.mark.parametrize(
+    ("counters", "words"),
+    [
+        ({"replicas": 1, "queue_depth": 3}, "queue 3"),
+        ({"replicas": 2, "queue_depth": 3}, "2 replicas, queue of one 3"),
+        ({"queue_depth": 3}, "queue of a replica 3"),
+        ({"replicas": 0}, "no replica; the next request starts one"),
+    ],
+)
+def test_replicas_and_queues_are_told_from_health(counters: dict[str, int], words: str) -> None:
+    health = {"targets": {"a": {"ready": True, "counters": counters}, "b": {"ready": False}}}
+    assert describe_load(health) == [f"  a: {words}", "  b: not ready"]
+
+
+def test_the_draft_is_told_from_health() -> None:
+    health: dict[str, Any] = {"targets": {}, "draft": {"alive": False}}
+    assert describe_load(health) == ["  draft: away; decoding plainly"]
+    assert describe_load({"targets": {}, "draft": {"alive": True}}) == ["  draft: alive"]
     assert describe_load({"targets": {}}) == []

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from s2d_ray.errors import Overloaded, RequestError
 from s2d_ray.policy import buckets
 from s2d_ray.policy.fair_queue import Ask
+from s2d_ray.policy.grants import Grant
 from s2d_ray.policy.keys import Caller, KeyTable
-from s2d_ray.policy.ledger import SLOTS_AHEAD, Bounds, Grant, Granted, Ledger, Snapshot
+from s2d_ray.policy.ledger import SLOTS_AHEAD, Bounds, Granted, Ledger, Snapshot
 from s2d_ray.policy.limits import Limits, Refusal
 from s2d_ray.serve import tenant_gate
 from s2d_ray.serve.ledger_messages import Ended, Sync

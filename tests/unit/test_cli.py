@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from s2d_ray import __version__, cli
 from s2d_ray.config import HttpConfig, load_config
 from s2d_ray.errors import ModelError, RunError
-from s2d_ray.serve import launcher
+from s2d_ray.serve import launcher, own_ray
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNNER = CliRunner()
@@ -254,7 +254,7 @@ def test_the_launchers_token_is_private_and_no_other_ray_is_joined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", {"RAY_ADDRESS": "elsewhere:6379", "RAY_AUTH_TOKEN": "known"})
-    launcher.set_environment(tmp_path)
+    own_ray.set_environment(tmp_path)
     token = tmp_path / "token"
     assert token.stat().st_mode & 0o777 == 0o600
     assert len(token.read_text()) == 64
@@ -267,9 +267,9 @@ def test_a_folder_too_deep_for_sockets_is_refused(
 ) -> None:
     deep = tmp_path / ("x" * 90)
     deep.mkdir()
-    monkeypatch.setattr(launcher.tempfile, "tempdir", str(deep))
+    monkeypatch.setattr(own_ray.tempfile, "tempdir", str(deep))
     with pytest.raises(RunError, match="TMPDIR"):
-        launcher.make_temp_dir()
+        own_ray.make_temp_dir()
     assert list(deep.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,9 +13,15 @@ from fastapi import FastAPI
 from s2d_ray.config import HttpConfig
 from s2d_ray.engine.messages import Delta, Prompt, Started, Tokens
 from s2d_ray.serve.ingress import build_app
-from tests.fakes_http import FakeBackend, call, events, post
+from tests.fakes_http import HANG, FakeBackend, Step, call, chat_body, events, post
+from tests.ledger_site import CHAT, site, until
 
 SHORT = HttpConfig().model_copy(update={"max_request_s": 0.05})
+LONG_ENOUGH = HttpConfig(max_request_s=1)
+"""For a request to be granted, also on a busy machine."""
+
+
+ENDLESS: list[Step] = [Started(7), Delta("abc"), HANG]
 
 
 class Silent(FakeBackend):
@@ -71,3 +78,26 @@ def test_one_text_that_hangs_ends_its_neighbours_of_the_same_request() -> None:
 def test_tokens_that_are_not_told_in_time_are_503() -> None:
     body = {"model": "tiny", "prompt": "a"}
     assert_told(call(app_over(Silent()), "POST", "/tokenize", json=body))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "num_tokens"),
+    [
+        (CHAT, chat_body(), 10),
+        (CHAT, chat_body(stream=True), 10),
+        ("/tokenize", {"model": "tiny", "prompt": "a"}, 0),
+    ],
+)
+def test_usage_tells_that_the_request_was_ended_and_not_left(
+    tmp_path: Path, path: str, body: dict[str, Any], num_tokens: int
+) -> None:
+    async def run() -> None:
+        async with site(tmp_path) as made:
+            client = made.client(Silent(ENDLESS), http=LONG_ENOUGH)
+            await client.post(path, json=body, headers=made.tenants.header("acme"))
+            await until(made.usage_lines)
+            (record,) = made.usage_lines()
+            assert record["status"] == 503
+            assert record["prompt_tokens"] + record["completion_tokens"] == num_tokens
+
+    asyncio.run(run())

@@ -19,6 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 STDLIB = sys.stdlib_module_names
 
 LAYERS = {
+    "config": {"config", "core", "errors", "policy"},
     "core": {"core", "errors"},
     "models": {"core", "models", "config", "errors"},
     "engine": {"core", "models", "engine", "config", "errors"},
@@ -33,7 +34,7 @@ LAYERS = {
 FREE_OF_TORCH = [
     "changes.py",
     "cli.py",
-    "config.py",
+    "config/app.py",
     "errors.py",
     "install.py",
     "kube/values.py",

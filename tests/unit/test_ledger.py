@@ -12,15 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from s2d_ray.errors import Forbidden, Overloaded, RateLimited, RequestError
 from s2d_ray.policy.fair_queue import Ask
-from s2d_ray.policy.ledger import (
-    LAPSE_S,
-    RECOVERY_S,
-    Bounds,
-    Grant,
-    Granted,
-    Ledger,
-    Snapshot,
-)
+from s2d_ray.policy.grants import LAPSE_S, Grant
+from s2d_ray.policy.ledger import RECOVERY_S, Bounds, Granted, Ledger, Snapshot
 from s2d_ray.policy.limits import Limits, Reason, Refusal
 from s2d_ray.policy.waiting import SLACK, Waiting
 

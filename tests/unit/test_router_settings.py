@@ -13,7 +13,7 @@ from s2d_ray.errors import ConfigError, UnknownModel
 from s2d_ray.serve import router as router_module
 from s2d_ray.serve.apps import Ingress, RouterArgs
 from s2d_ray.serve.deploy import render
-from s2d_ray.serve.replicas import Sleepers
+from s2d_ray.serve.replicas import Replicas, ReplicaWatch
 from s2d_ray.serve.router import Router
 from s2d_ray.serve.router_settings import RouterSettings
 from s2d_ray.serve.target import TargetStatus
@@ -96,7 +96,7 @@ def test_who_lives_is_told_without_a_wait_for_who_does_not(
         router = Router()
         router.take(RouterSettings.model_validate(settings_of(ROUTED)))
         monkeypatch.setattr(router, "_ask", ask)
-        monkeypatch.setattr(router, "_sleepers", Sleepers(lambda names: {}))
+        monkeypatch.setattr(router, "_replicas", ReplicaWatch(lambda names: {}))
         monkeypatch.setattr(router_module, "STATUS_AGE_S", -1.0)  # nothing is fresh
         answers.set()
         assert list(await router.alive()) == ["a", "b"]
@@ -113,3 +113,28 @@ def test_who_lives_is_told_without_a_wait_for_who_does_not(
         assert list(await router.alive()) == []
 
     asyncio.run(run())
+
+
+def test_health_tells_replicas_as_the_controller_counts_them_and_wakes_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it does not know is left out."""
+    asked = []
+
+    async def ask(app: str) -> object | None:
+        asked.append(app)
+        return TargetStatus(True, "closed", 5) if app.startswith("target-") else None
+
+    async def run(known: dict[str, Replicas]) -> dict[str, dict[str, float]]:
+        router = Router()
+        router.take(RouterSettings.model_validate(settings_of(ROUTED)))
+        monkeypatch.setattr(router, "_ask", ask)
+        monkeypatch.setattr(router, "_replicas", ReplicaWatch(lambda names: known))
+        health = await router.health()
+        return {name: dict(target.counters) for name, target in health.targets.items()}
+
+    told = asyncio.run(run({"a": Replicas(3), "b": Replicas(asleep=True)}))
+    assert (told["a"]["replicas"], told["a"]["queue_depth"]) == (3, 5)
+    assert told["b"] == {"replicas": 0}
+    assert "target-b" not in asked
+    assert "replicas" not in asyncio.run(run({}))["b"]

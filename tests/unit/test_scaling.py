@@ -30,7 +30,7 @@ from s2d_ray.serve import replicas, scaling
 from s2d_ray.serve.deploy import render
 from s2d_ray.serve.held import NOTHING, HeldByLedger
 from s2d_ray.serve.ledger_link import running_slots
-from s2d_ray.serve.replicas import Replicas, Sleepers, name_of, target_app
+from s2d_ray.serve.replicas import Replicas, ReplicaWatch, name_of, target_app
 from s2d_ray.serve.strict import troubles_of
 
 DEPLOYMENT = DeploymentID("target", "target-a")
@@ -335,15 +335,15 @@ def test_while_the_controller_hangs_nobody_sleeps_and_one_thread_waits(
         return {"a": Replicas(asleep=True), "b": Replicas(1)}
 
     async def run() -> None:
-        sleepers = Sleepers(look)
+        watch = ReplicaWatch(look)
         try:
-            assert await sleepers.asleep(["a", "b"]) == frozenset()
-            assert await sleepers.asleep(["a", "b"]) == frozenset()
+            assert await watch.now(["a", "b"]) == {}
+            assert await watch.now(["a", "b"]) == {}
             assert looks == [("a", "b")]
         finally:
             free.set()
             monkeypatch.undo()
-        assert await sleepers.asleep(["a", "b"]) == {"a"}
+        assert await watch.now(["a", "b", "c"]) == {"a": Replicas(asleep=True), "b": Replicas(1)}
 
     asyncio.run(run())
 
@@ -352,7 +352,7 @@ def test_a_controller_that_fails_means_nobody_sleeps() -> None:
     def look(names: Any) -> dict[str, Replicas]:
         raise ConnectionError(str(names))
 
-    assert asyncio.run(Sleepers(look).asleep(["a"])) == frozenset()
+    assert asyncio.run(ReplicaWatch(look).now(["a"])) == {}
 
 
 class Response:

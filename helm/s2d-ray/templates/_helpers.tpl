@@ -32,7 +32,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- define "s2d.image" -}}
 {{- $image := .Values.image -}}
-{{- $repository := required "image.repository: name the image of s2d-ray that the cluster can pull; docs/kubernetes.md says how to build one" $image.repository -}}
+{{- $repository := required "image.repository: name the image of s2d-ray that the cluster can pull; `make image IMAGE=registry.example/s2d-ray` builds one, see docs/kubernetes.md" $image.repository -}}
 {{- if $image.digest -}}
 {{- printf "%s@%s" $repository $image.digest -}}
 {{- else -}}
@@ -40,7 +40,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{/* Port of the API. */}}
 {{/* Seconds that a replica which is to end may go on with what it has. */}}
 {{- define "s2d.drain" -}}
 {{- $defaults := .Files.Get "files/defaults.json" | fromJson -}}
@@ -48,6 +47,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- add $longest $defaults.closingS -}}
 {{- end -}}
 
+{{/* Port of the API. */}}
 {{- define "s2d.port" -}}
 {{- $defaults := .Files.Get "files/defaults.json" | fromJson -}}
 {{- dig "port" $defaults.http.port (.Values.config.http | default dict) | int -}}

@@ -50,6 +50,9 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- fail (printf "%s.num_gpus: a replica takes %d, but a pod of placements.%s has %d" $where $wants $placement $has) -}}
 {{- end -}}
 {{- end -}}
+{{- range $name, $_ := .Values.placements -}}
+{{- include "s2d.checkRoom" (dict "root" $ "name" $name) -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "s2d.checkTenancy" -}}
