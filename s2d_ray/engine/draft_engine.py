@@ -9,43 +9,19 @@ between steps. While nobody waits it may run ahead (see `run_ahead.py`), step by
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Collection
 
-import torch
-from torch import Tensor
-
-from s2d_ray.core.coupling import perturbed_scores
-from s2d_ray.engine.draft_rows import Call, Drafted, Guess, Hints, Level, Row
+from s2d_ray.engine.cascade_step import CascadeStep, Network
+from s2d_ray.engine.draft_rows import Call, Hints, Level, Row
 from s2d_ray.engine.draft_session import DraftSession, SessionCache, SessionKey
 from s2d_ray.engine.protocol import ProposeCall, ProposeReply, ProposeRow, RowReply, RowStatus
 from s2d_ray.engine.run_ahead import RunAhead, RunAheads
-from s2d_ray.models.attention import Segment
-from s2d_ray.models.kv_pool import Copy, KVPool
 
 WARM_EVERY = 4
 """With active rows, one step in this many prefills instead of drafting."""
 
 MAX_REPLICAS = 4_096
 """Replica lives whose last call number is remembered."""
-
-AnyDrafted = TypeVar("AnyDrafted", bound=Drafted)
-
-
-class Network(Protocol):
-    """What the engine needs of a sorted draft; see `models.sorted_draft.DraftNetwork`."""
-
-    exit_layers: tuple[int, ...]
-    head_ids: Tensor
-    pool: KVPool
-
-    def run_group(
-        self, group: int, token_ids: Sequence[int], segments: Sequence[Segment]
-    ) -> Tensor: ...
-
-    def exit_logits(self, submodel: int, hidden: Tensor) -> Tensor: ...
-
-    def copy(self, copy: Copy) -> None: ...
 
 
 class DraftEngine:
@@ -62,14 +38,15 @@ class DraftEngine:
         run_ahead: bool = False,
     ) -> None:
         self._network = network
-        self._num_groups = len(network.exit_layers)
         self._eos = frozenset(eos_token_ids)
         self._hints = Hints(network.head_ids)
         self._prefill_chunk = prefill_chunk
         self._max_debt = max_debt
         self._idle_s = idle_s
         self.counters: Counter[str] = Counter()
-        self._sessions = SessionCache(network.pool.allocator, self._num_groups, self.counters)
+        num_groups = len(network.exit_layers)
+        self._sessions = SessionCache(network.pool.allocator, num_groups, self.counters)
+        self._cascade = CascadeStep(network, max_debt, self.counters)
         self._runs_ahead = run_ahead
         self._ahead = RunAheads(self._sessions, self._eos, self.counters, self._hints)
         self._warming: deque[SessionKey] = deque()
@@ -267,63 +244,13 @@ class DraftEngine:
         self.counters["steps"] += 1
         self.counters["step_rows"] += len(rows)
         self.counters["steps_of_several_replicas"] += len({row.key[0] for row in rows}) > 1
-        for row, level in self._climb(rows):
+        for row, level in self._cascade.climb(rows):
             self._take(row, level)
 
     def _run_ahead_step(self, aheads: list[RunAhead]) -> None:
         self.counters["run_ahead_steps"] += bool(aheads)
-        for ahead, level in self._climb(aheads):
+        for ahead, level in self._cascade.climb(aheads):
             ahead.take(level)
-
-    def _climb(self, rows: Sequence[AnyDrafted]) -> Iterator[tuple[AnyDrafted, Level]]:
-        """One position of every row, each up to the sub-model that speaks; shallow ones first."""
-        climbing = rows
-        for submodel in range(self._num_groups):
-            if not climbing:
-                return
-            deeper = []
-            for row, guesses in zip(climbing, self._run_submodel(submodel, climbing), strict=True):
-                confidence = guesses[0].confidence
-                if not row.request.plan.goes_deeper(submodel, confidence, self._num_groups):
-                    yield row, Level(submodel, guesses)
-                elif row.session.debt(submodel + 1) > self._max_debt:
-                    yield row, Level(submodel, guesses, held_back=True)
-                else:
-                    deeper.append(row)
-            climbing = deeper
-
-    def _run_submodel(self, submodel: int, rows: Sequence[Drafted]) -> list[tuple[Guess, ...]]:
-        """Bring one layer group up to date for some rows and score their last positions."""
-        segments, token_ids = [], []
-        for row in rows:
-            session = row.session
-            first = session.fill[submodel]
-            segments.append(Segment(session.run, first, len(session.ids) - first))
-            token_ids += session.ids[first:]
-            session.fill[submodel] = len(session.ids)
-            if submodel > 0 and segments[-1].num_rows > 1:
-                self.counters["caught_up_positions"] += segments[-1].num_rows - 1
-        hidden = self._network.run_group(submodel, token_ids, segments)
-        logits = self._network.exit_logits(submodel, hidden)
-        return [self._guesses(row, scores) for row, scores in zip(rows, logits, strict=True)]
-
-    def _guesses(self, row: Drafted, logits: Tensor) -> tuple[Guess, ...]:
-        """The likeliest tokens under the noise the target will draw with. logits [head_size].
-
-        The k best of the perturbed scores keep a tree exact at any temperature (design D2). Always
-        as many as the plan's widest level has: which of two equal scores comes first depends on k.
-        """
-        scores = perturbed_scores(
-            logits.float() if row.hints is None else logits.float() + row.hints,
-            row.request.temperature,
-            row.request.seed,
-            len(row.session.ids),
-            self._network.head_ids,
-        )
-        best = torch.topk(scores, min(row.request.plan.tree_width, len(scores)))
-        tokens: list[int] = self._network.head_ids[best.indices].tolist()
-        confidences: list[float] = torch.softmax(scores, dim=-1)[best.indices].tolist()
-        return tuple(Guess(*pair) for pair in zip(tokens, confidences, strict=True))
 
     def _take(self, row: Row, level: Level) -> None:
         self.counters["rows_stopped_by_debt"] += level.held_back
@@ -342,13 +269,7 @@ class DraftEngine:
         if copy is not None:
             self._network.copy(copy)
         end = len(session.ids) - 1
-        target = min(end, session.fill[-1] + self._prefill_chunk)
-        for group in range(self._num_groups):
-            first = session.fill[group]
-            if target > first:
-                segment = Segment(session.run, first, target - first)
-                self._network.run_group(group, session.ids[first:target], [segment])
-                session.fill[group] = target
+        self._cascade.fill(session, min(end, session.fill[-1] + self._prefill_chunk))
         self._sessions.lend(session)
         if session.fill[-1] >= end:
             self._warming.popleft()
