@@ -56,7 +56,7 @@ ODD_NAMES = (
     "--set-string=network.ingress.tlsSecret=0x1,network.ingress.host=1.5",
     "--set-string=modelCache.type=claim,modelCache.existingClaim=12",
     "--set=network.ingress.enabled=true,sharedMemory=536870912",
-    '--set-json=placements={"no":{"min":1,"max":1,"resources":{"limits":{"cpu":1,"memory":"2Gi"}}}}',
+    '--set-json=placements={"no":{"min":1,"max":3,"resources":{"limits":{"cpu":1,"memory":"2Gi"}}}}',
     *(
         f"--set=config.targets.{name}.placement=no"
         for name in ("smollm2-135m", "smollm2-135m-int8")
@@ -166,7 +166,16 @@ def test_a_misspelt_property_of_a_custom_resource_is_seen() -> None:
             "config.targets.smollm2-135m.num_gpus: a replica takes 1, but a pod of placements.cpu",
         ),
         (["--set=config.draft.device=cuda"], "config.draft.device"),
-        (["--set=placements.cpu.min=2"], "placements.cpu.max: 1 is less than min, 2"),
+        (["--set=placements.cpu.min=3"], "placements.cpu.max: 2 is less than min, 3"),
+        (
+            ["--set=config.targets.smollm2-135m.num_replicas=3"],
+            "config.targets.smollm2-135m-int8.surge: placements.cpu has no room for one more "
+            "replica (4 CPUs in all, 4 taken)",
+        ),
+        (
+            ["--set-string=placements.cpu.resources.limits.cpu=750m"],
+            "placements.cpu has no room for one more replica (2 CPUs in all, 2 taken)",
+        ),
         (['--set-json=placements={"p":{"min":1,"max":1,"resources":{"limits":{}}}}'], "'memory'"),
         (["--set=modelCache.type=claim"], "modelCache.existingClaim"),
         (["--set=config.http.max_request_s=660"], "terminationGracePeriodSeconds: must be more"),

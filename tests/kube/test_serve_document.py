@@ -17,7 +17,7 @@ from tests.kube.rendering import PRESETS, manifests, serve_document
 
 HTTP: dict[str, Any] = {"host": "0.0.0.0", "allow_unauthenticated": True}
 TENANCY: dict[str, Any] = {"file": "/etc/keys/t.yaml", "state_dir": "/var/lib/state"}
-GROUP = {"min": 1, "max": 2, "resources": {"limits": {"cpu": 2, "memory": "2Gi"}}}
+GROUP = {"min": 1, "max": 4, "resources": {"limits": {"cpu": 2, "memory": "2Gi"}}}
 GPU_GROUP = GROUP | {"resources": {"limits": {"cpu": 2, "memory": "2Gi", "nvidia.com/gpu": 4}}}
 
 ON_KUBERNETES = {
@@ -51,7 +51,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
                 "default_max_tokens": 100_000,
                 "prefix_cache": False,
             },
-            "a": {"model": "folder", "placement": "q", "device": "cpu"},
+            "a": {"model": "folder", "placement": "q", "device": "cpu", "surge": False},
         },
         "plan": {"exit_thresholds": [0.5], "stop_threshold": 0.0, "tree_width": 2},
     },

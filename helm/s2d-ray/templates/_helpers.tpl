@@ -53,6 +53,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- dig "port" $defaults.http.port (.Values.config.http | default dict) | int -}}
 {{- end -}}
 
+{{/* CPUs that Ray counts on one pod. Takes a group. */}}
+{{- define "s2d.cpus" -}}
+{{- $cpu := .resources.limits.cpu | toString -}}
+{{- if hasSuffix "m" $cpu -}}
+{{- divf (trimSuffix "m" $cpu | float64) 1000 | ceil | int -}}
+{{- else -}}
+{{- $cpu | float64 | ceil | int -}}
+{{- end -}}
+{{- end -}}
+
 {{/* GPUs of one pod, by its limits. Takes a group. */}}
 {{- define "s2d.gpus" -}}
 {{- $gpus := 0 -}}

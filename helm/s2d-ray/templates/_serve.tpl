@@ -50,6 +50,36 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- fail (printf "%s.num_gpus: a replica takes %d, but a pod of placements.%s has %d" $where $wants $placement $has) -}}
 {{- end -}}
 {{- end -}}
+{{- include "s2d.checkSurge" . -}}
+{{- end -}}
+
+{{/* Where there is never room for a successor, an update with `surge` would wait for ever. */}}
+{{- define "s2d.checkSurge" -}}
+{{- $defaults := .Files.Get "files/defaults.json" | fromJson -}}
+{{- range $place, $group := .Values.placements -}}
+{{- $gpus := include "s2d.gpus" $group | int -}}
+{{- $room := mul $group.max ($gpus | default (include "s2d.cpus" $group | int)) -}}
+{{- $taken := 0 -}}
+{{- $sizes := dict -}}
+{{- range $name, $target := $.Values.config.targets -}}
+{{- if eq $target.placement $place -}}
+{{- $size := 1 -}}
+{{- if $gpus -}}
+{{- $size = include "s2d.gpusOf" (dict "root" $ "section" "target" "engine" $target "has" $gpus) | int -}}
+{{- end -}}
+{{- $fewest := dig "min_replicas" $defaults.autoscaling.min_replicas ($target.autoscaling | default dict) -}}
+{{- $taken = add $taken (mul $size (ternary $fewest ($target.num_replicas | default $defaults.target.num_replicas) (not (empty $target.autoscaling)))) -}}
+{{- if dig "surge" $defaults.target.surge $target -}}
+{{- $_ := set $sizes $name $size -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $size := $sizes -}}
+{{- if and $size (gt (add $taken $size) $room) -}}
+{{- fail (printf "config.targets.%s.surge: placements.%s has no room for one more replica (%d %s in all, %d taken), so an update would wait for ever; raise max, or set surge to false" $name $place $room (ternary "GPUs" "CPUs" (gt $gpus 0)) $taken) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "s2d.checkTenancy" -}}
@@ -103,7 +133,7 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- $config := .root.Values.config -}}
 {{- $defaults := .root.Files.Get "files/defaults.json" | fromJson -}}
 {{- $target := .target -}}
-{{- $args := dict "target" (omit $target "num_replicas" "autoscaling" "placement") -}}
+{{- $args := dict "target" (omit $target "num_replicas" "autoscaling" "surge" "placement") -}}
 {{- with $config.draft -}}
 {{- $deadlines := dict
   "deadline_ms" (.deadline_ms | default $defaults.draft.deadline_ms)
@@ -121,6 +151,7 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- $deployment := dict
   "name" "target"
   "max_ongoing_requests" (add $batch $waiting $defaults.spareRequests)
+  "max_surge_percent" (ternary $defaults.surgePercent 0 (dig "surge" $defaults.target.surge $target))
   "graceful_shutdown_timeout_s" (include "s2d.drain" .root | int)
   "ray_actor_options" $options -}}
 {{- if $target.autoscaling -}}
