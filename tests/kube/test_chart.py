@@ -169,7 +169,7 @@ def test_a_misspelt_property_of_a_custom_resource_is_seen() -> None:
         (["--set=placements.cpu.min=3"], "placements.cpu.max: 2 is less than min, 3"),
         (
             ["--set=config.targets.smollm2-135m.num_replicas=3"],
-            "config.targets.smollm2-135m-int8.surge: placements.cpu has no room for one more "
+            "config.targets.smollm2-135m.surge: placements.cpu has no room for one more "
             "replica (4 CPUs in all, 4 taken)",
         ),
         (
