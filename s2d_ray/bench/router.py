@@ -35,7 +35,7 @@ from s2d_ray.serve.places import labels_of_all
 TARGET = "fixed"
 PATHS = {"router": "/v1/completions", "echo": "/echo/"}
 CONCURRENCY = (1, 8, 32)
-STREAMED_TOKENS = 32
+STREAMED_TOKENS = 16
 MAX_OPEN = 256
 WARM = 20
 """Requests of each kind that are not counted."""

@@ -5,6 +5,7 @@ Serve imports this module, so it loads no torch.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -31,22 +32,32 @@ from s2d_ray.serve.target import TargetReplica
 
 TOKEN_ID, TEXT = 7, " word"
 PROMPT_IDS = tuple(range(8))
+PACE_S = 0.005
+"""Between two tokens of a stream: those of a quick model."""
 CHUNK = {"object": "text_completion", "choices": [{"index": 0, "text": TEXT}], "padding": "x" * 128}
 """About as long as a chunk of ours."""
 
 
 class FixedEngine:
-    """A `TargetEngine` that writes the same token, as often as it may, at once."""
+    """A `TargetEngine` that writes the same token: the first one at once, others every `PACE_S`."""
 
     def prepare(self, request: GenerateRequest) -> Callable[[Publish], None]:
         """Nothing to be prepared."""
         num_tokens = request.sampling.max_tokens or 1
 
         def begin(publish: Publish) -> None:
-            publish(Started(len(PROMPT_IDS), PROMPT_IDS, "fixed"))
-            for _ in range(num_tokens):
+            loop = asyncio.get_running_loop()
+
+            def write(left: int) -> None:
                 publish(Delta(TEXT, (), (TOKEN_ID,), ((0, 0, 0, ()),)))
-            publish(Finished(FinishReason.LENGTH, Usage(len(PROMPT_IDS), num_tokens)))
+                if left > 1:
+                    loop.call_later(PACE_S, write, left - 1)
+                else:
+                    usage = Usage(len(PROMPT_IDS), num_tokens)
+                    publish(Finished(FinishReason.LENGTH, usage))
+
+            publish(Started(len(PROMPT_IDS), PROMPT_IDS, "fixed"))
+            write(num_tokens)
 
         return begin
 
@@ -86,8 +97,9 @@ class Echo:
         return {**CHUNK, "seed": body["seed"]}
 
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """One answer for each token, and one before and behind them, as a target has it."""
-        for _ in range(body["max_tokens"] + 2):
+        """One answer for each token, the first one at once, others every `PACE_S`."""
+        for number in range(body["max_tokens"]):
+            await asyncio.sleep(PACE_S if number else 0)
             yield {**CHUNK, "seed": body["seed"]}
 
 
