@@ -13,8 +13,12 @@ from s2d_ray.kube.changes import changes_of
 from tests.kube.rendering import Manifest, manifests, of_kind
 
 
+ROOM = "--set=placements.cpu.max=4"
+
+
 def service(*options: str) -> Manifest:
-    found = of_kind(manifests("quickstart", *options), "RayService")
+    """Of the quickstart, with room for what the tests add to it."""
+    found = of_kind(manifests("quickstart", ROOM, *options), "RayService")
     return copy.deepcopy(found)
 
 

@@ -166,7 +166,7 @@ def test_diff_names_the_class_of_each_change_and_stores_none(applied: str, tmp_p
     changed = rendered(
         tmp_path,
         "--set=config.targets.smollm2-135m.max_batch=4",
-        "--set=placements.cpu.max=2",
+        "--set=placements.cpu.max=3",
         name="changed.yaml",
     )
     expected = [

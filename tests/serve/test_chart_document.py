@@ -20,7 +20,7 @@ def rendered(service: Service, folder: Path) -> dict[str, Any]:
     """What the chart makes of the service's config, on the one node that is here."""
     config = as_written(service.config)
     config["http"] |= {"host": "0.0.0.0", "allow_unauthenticated": True}
-    group = {"min": 1, "max": 1, "resources": {"limits": {"cpu": 2, "memory": "4Gi"}}}
+    group = {"min": 1, "max": 2, "resources": {"limits": {"cpu": 2, "memory": "4Gi"}}}
     file = folder / "values.yaml"
     file.write_text(json.dumps({"config": config, "placements": {PLACEMENT: group}}))
     document = serve_document(manifests(str(file)))
