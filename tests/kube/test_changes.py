@@ -12,7 +12,6 @@ from s2d_ray.changes import Effect
 from s2d_ray.kube.changes import changes_of
 from tests.kube.rendering import Manifest, manifests, of_kind
 
-
 ROOM = "--set=placements.cpu.max=4"
 
 
