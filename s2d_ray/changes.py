@@ -21,6 +21,7 @@ IN_PLACE_OPTIONS = {
     "max_ongoing_requests",
     "autoscaling_config",
     "graceful_shutdown_timeout_s",
+    "max_surge_percent",
 }
 """Options of a deployment that Serve goes by without replacing a replica."""
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from s2d_ray.config import AppConfig
 from s2d_ray.policy.ledger import Bounds
 from s2d_ray.policy.limits import Limits
 from s2d_ray.simulate.costs import StepCosts, default_costs, load_costs
 from s2d_ray.simulate.replica import Engine
 from s2d_ray.simulate.request import Arrival
 from s2d_ray.simulate.service import Scaling, Service, Simulation, Target
+from s2d_ray.simulate.setup import service_of, tenants_of
 from s2d_ray.simulate.traces import Caps, Mix
 
 MANY = Bounds(max_open=10**6, max_waiting_bytes=10**9)
@@ -53,6 +55,22 @@ class Site:
         simulation = Simulation(self.service(), iter(arrivals), seed)
         simulation.run(until_s)
         return simulation
+
+
+def replica_counts(
+    config: AppConfig, arrivals: Iterable[Arrival], *, step_s: float, start_s: float, until_s: float
+) -> list[tuple[float, int]]:
+    """Seconds and running replicas of the config's only target, told at each change."""
+    [name] = config.targets
+    costs = {name: flat(step_s)}
+    service = service_of(config, tenants_of(config, None), costs, start_s=start_s, acceptance=0)
+    simulation = Simulation(service, iter(sorted(arrivals, key=lambda each: each.at_s)), 1)
+    simulation.run(until_s)
+    seen: list[tuple[float, int]] = []
+    for count in simulation.pools[name].counts:
+        if not seen or seen[-1][1] != count.running:
+            seen.append((round(count.time_s, 1), count.running))
+    return seen
 
 
 def arrival(at_s: float, output: int, prompt: int = 1, tenant: str = "a", cap: int = 0) -> Arrival:

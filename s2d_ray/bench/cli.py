@@ -118,3 +118,26 @@ def spec(
         typer.echo("s2d: interrupted; the same command goes on", err=True)
         status = 130
     raise typer.Exit(status)
+
+
+@bench_app.command()
+def router(
+    rounds: Annotated[int, typer.Option(min=1, help="Samples of each figure.")] = 5,
+    requests: Annotated[int, typer.Option(min=1, help="Requests of one sample.")] = 200,
+    out: Annotated[Path, typer.Option(help="Folder the result is written to.")] = Path("results"),
+) -> None:
+    """Requests a second through edge and router, over a bare echo on the same Ray Serve.
+
+    The last line of the output is one JSON object; docs/benchmarks.md explains its figures.
+    """
+    from s2d_ray.serve.lone_draft import own_environment
+
+    try:
+        with own_environment() as temp_dir:
+            from s2d_ray.bench.router import run  # loads Ray: not before
+
+            status = run(rounds, requests, out, temp_dir)
+    except KeyboardInterrupt:
+        typer.echo("s2d: interrupted", err=True)
+        status = 130
+    raise typer.Exit(status)

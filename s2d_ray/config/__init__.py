@@ -12,7 +12,7 @@ from s2d_ray.config.plan import MAX_PROPOSAL, MAX_TREE_WIDTH, PlanConfig, Probab
 from s2d_ray.config.routing import PlanRow, RoutedTarget, RoutingConfig
 from s2d_ray.config.scaling import BY_REQUESTS, BY_TOKENS, PUSH_INTERVAL_S, AutoscalingConfig
 from s2d_ray.config.section import Section, as_written, check_section, parse_section
-from s2d_ray.config.target import PLACEMENT_NAME, SPARE_REQUESTS, TargetConfig
+from s2d_ray.config.target import PLACEMENT_NAME, SPARE_REQUESTS, SURGE_PERCENT, TargetConfig
 from s2d_ray.config.tenancy import TenancyConfig
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "RoutedTarget",
     "RoutingConfig",
     "SPARE_REQUESTS",
+    "SURGE_PERCENT",
     "Section",
     "TargetConfig",
     "TenancyConfig",

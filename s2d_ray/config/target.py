@@ -13,6 +13,10 @@ TARGET_NAME_IN_WORDS = "1-63 letters, digits, '.', '_' or '-'"
 SPARE_REQUESTS = 8
 """Requests that Serve lets through to a replica beyond what its engine takes."""
 
+SURGE_PERCENT = 20
+"""Of a target's replicas, at least one, that an update may start beyond their number; as many as
+Serve replaces at a time."""
+
 PLACEMENT_NAME = r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$"
 """Of a group of nodes; short, since names of pods are made from it."""
 
@@ -43,11 +47,20 @@ class TargetConfig(EngineConfig):
     autoscaling: AutoscalingConfig | None = Field(
         None, description="Replicas follow the load; none: there are always `num_replicas`."
     )
+    surge: bool = Field(
+        True,
+        description="Updates start a successor before a replica stops; needs room for one more.",
+    )
     placement: str | None = Field(
         None,
         pattern=PLACEMENT_NAME,
         description="Group of nodes that the replicas run on; `s2d serve` has one node for all.",
     )
+
+    @property
+    def max_surge_percent(self) -> int:
+        """Serve's option: as many successors at once as it replaces at once, at least one."""
+        return SURGE_PERCENT if self.surge else 0
 
     @property
     def most_replicas(self) -> int:

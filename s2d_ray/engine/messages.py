@@ -183,24 +183,28 @@ class Started:
     fingerprint: str = ""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a text has come with a delta: the ids since the delta before, and counts so far."""
+Round = tuple[int, int, int, tuple[tuple[int, int], ...]]
+"""What a round adds to the counts: guesses, depth of the proposal, times that the draft was silent,
+and (layers of the sub-model, rank) of each accepted guess.
 
-    token_ids: tuple[int, ...]
-    usage: Usage
+A plain tuple, since most deltas carry one: an object of a class takes longer than the delta itself.
+"""
 
 
 @dataclass(frozen=True)
 class Delta:
     """Text that is final: whole characters, free of stop strings.
 
-    tokens: only if the request shows tokens. progress: None from an engine that cannot resume.
+    tokens: only if the request shows tokens. By the others a text can be resumed; they tell what
+    is new since the delta before. token_ids: none from an engine that cannot resume.
+    cached_tokens: see `Usage`, told once.
     """
 
     text: str
     tokens: tuple[TokenTrace, ...] = ()
-    progress: Progress | None = None
+    token_ids: tuple[int, ...] = ()
+    rounds: tuple[Round, ...] = ()
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)

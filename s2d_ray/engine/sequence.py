@@ -18,7 +18,6 @@ from s2d_ray.engine.messages import (
     FinishReason,
     GenerateRequest,
     Mode,
-    Progress,
     Resume,
     TokenLogprob,
     TokenTrace,
@@ -311,13 +310,12 @@ class Sequence:
         events: list[Event] = []
         if not (text or traces or self.finish_reason):
             return events
-        usage = self.usage()
         if text or traces:
-            progress = Progress(tuple(self.ids[self._num_told :]), usage)
+            ids = tuple(self.ids[self._num_told :])
             self._num_told = len(self.ids)
-            events.append(Delta(text, tuple(traces), progress))
+            events.append(Delta(text, tuple(traces), ids, *self.tally.untold()))
         if self.finish_reason is not None:
-            events.append(Finished(self.finish_reason, usage))
+            events.append(Finished(self.finish_reason, self.usage()))
         return events
 
     def usage(self) -> Usage:

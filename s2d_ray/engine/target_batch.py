@@ -232,7 +232,7 @@ class TargetBatch:
         if reply is None:
             self.counters["draft_misses"] += 1
             for sequence in self._asked.values():
-                sequence.tally.num_misses += 1
+                sequence.tally.miss()
         elif reply.call_no != self._call_no:
             self.counters["late_replies"] += 1
         else:

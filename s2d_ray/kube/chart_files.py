@@ -20,6 +20,7 @@ from s2d_ray.config import (
     BY_TOKENS,
     CLOSING_S,
     SPARE_REQUESTS,
+    SURGE_PERCENT,
     AutoscalingConfig,
     DraftConfig,
     HttpConfig,
@@ -41,7 +42,7 @@ DEFAULTS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
         TargetConfig,
         (
             *("device", "num_gpus", "max_context", "default_max_tokens"),
-            *("max_batch", "max_waiting", "num_replicas"),
+            *("max_batch", "max_waiting", "num_replicas", "surge"),
         ),
     ),
     "tenancy": (TenancyConfig, ("max_wait_s", "local_texts")),
@@ -72,6 +73,7 @@ def files_of_chart() -> dict[str, str]:
     defaults["autoscaling"] = scaling
     defaults["policies"] = {"requests": BY_REQUESTS, "tokens": BY_TOKENS}
     defaults["spareRequests"] = SPARE_REQUESTS
+    defaults["surgePercent"] = SURGE_PERCENT
     defaults["rayVersion"] = version("ray")
     return {
         "values.schema.json": json.dumps(schema, indent=1) + "\n",

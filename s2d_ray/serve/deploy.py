@@ -26,7 +26,10 @@ from s2d_ray.serve.replicas import target_app
 POLL_S = 0.25
 APPS = "s2d_ray.serve.apps"
 ROUTER = "router"
-NOT_ARGUMENTS = {"num_replicas", "autoscaling", "placement", "num_routers", "max_open_requests"}
+NOT_ARGUMENTS = {
+    *("num_replicas", "autoscaling", "surge", "placement"),
+    *("num_routers", "max_open_requests"),
+}
 """Keys that go under `deployments:`, where a new number restarts nothing."""
 
 
@@ -92,6 +95,7 @@ def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str
             {
                 "name": "target",
                 **_replicas(target),
+                "max_surge_percent": target.max_surge_percent,
                 "max_ongoing_requests": target.max_ongoing_requests,
                 "graceful_shutdown_timeout_s": config.http.drain_s,
                 "ray_actor_options": actor_options,

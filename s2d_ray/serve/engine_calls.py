@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from s2d_ray.engine.messages import (
@@ -21,15 +22,20 @@ if TYPE_CHECKING:
     from s2d_ray.engine.target_engine import TargetEngine
 
 
-async def generate(engine: TargetEngine, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-    """Serve one request. Closing the generator frees its sequence before the next round."""
+async def bundles(
+    engine: TargetEngine, request: GenerateRequest
+) -> AsyncGenerator[tuple[Event, ...], None]:
+    """Serve one request; what is there at the same time is told at once, since each telling costs.
+
+    Closing the generator frees its sequence before the next round.
+    """
     try:
         begin = await asyncio.to_thread(engine.prepare, request)
     except RequestError as error:
-        yield _refused(error)
+        yield (_refused(error),)
         return
     except MemoryError:
-        yield NO_MEMORY
+        yield (NO_MEMORY,)
         return
     events: asyncio.Queue[Event] = asyncio.Queue()
     loop = asyncio.get_running_loop()
@@ -41,12 +47,22 @@ async def generate(engine: TargetEngine, request: GenerateRequest) -> AsyncGener
     ended = False
     try:
         while not ended:
-            event = await events.get()
-            ended = isinstance(event, Finished | Refused)
-            yield event
+            bundle = [await events.get()]
+            while not events.empty():
+                bundle.append(events.get_nowait())
+            ended = isinstance(bundle[-1], Finished | Refused)
+            yield tuple(bundle)
     finally:
         if not ended:
             engine.abort(request.request_id)
+
+
+async def generate(engine: TargetEngine, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    """The same, event by event."""
+    async with aclosing(bundles(engine, request)) as told:
+        async for bundle in told:
+            for event in bundle:
+                yield event
 
 
 async def tokenize(engine: TargetEngine, prompt: Prompt) -> Tokens | Refused:

@@ -19,12 +19,12 @@ from s2d_ray.engine.messages import (
     Event,
     Finished,
     GenerateRequest,
-    Progress,
     Refused,
     Resume,
     Started,
     TokenPrompt,
 )
+from s2d_ray.engine.tally import Tally
 from s2d_ray.errors import Unavailable
 
 logger = logging.getLogger("ray.serve")
@@ -63,7 +63,7 @@ class Failover:
         self._token_ids: list[int] = []
         self._num_chars = 0
         self._has_text = False
-        self._progress: Progress | None = None
+        self._tally = Tally()
 
     @property
     def has_moved(self) -> bool:
@@ -84,9 +84,9 @@ class Failover:
                 self._has_text = True
                 self._num_losses = 0
                 self._num_chars += len(event.text)
-                self._progress = event.progress
-                if event.progress is not None:
-                    self._token_ids += event.progress.token_ids
+                self._token_ids += event.token_ids
+                self._tally.start(event.cached_tokens)
+                self._tally.take(event.rounds)
             case Refused(code=code) if code == HANDED_OVER:
                 self._is_admitted = False  # nothing was lost
                 raise ReplicaLost(event.message)
@@ -107,12 +107,11 @@ class Failover:
         request_id = f"{self._request.request_id}~{self._attempt}"
         if not self._has_text:
             return replace(self._request, request_id=request_id)
-        if self._started is None or self._progress is None:
+        started, ids = self._started, tuple(self._token_ids)
+        if started is None or not ids:
             raise Unavailable("the replica was lost, and its engine cannot resume", code=CODE)
-        started, progress = self._started, self._progress
-        resume = Resume(
-            started.fingerprint, tuple(self._token_ids), self._num_chars, progress.usage
-        )
+        usage = self._tally.usage(started.prompt_tokens, len(ids))
+        resume = Resume(started.fingerprint, ids, self._num_chars, usage)
         prompt = TokenPrompt(started.prompt_ids)
         return replace(self._request, request_id=request_id, prompt=prompt, resume=resume)
 

@@ -49,11 +49,13 @@ class Handover:
         if await self._is_ending():
             self.is_due = await self._others_fingerprint() == self._fingerprint
 
-    async def until_due(self, events: AsyncGenerator[Event, None]) -> AsyncGenerator[Event, None]:
+    async def until_due(
+        self, bundles: AsyncGenerator[tuple[Event, ...], None]
+    ) -> AsyncGenerator[tuple[Event, ...], None]:
         """The events of one stream; once it is time, a refusal instead of the rest."""
-        async with aclosing(events):
-            async for event in events:
-                yield event
-                if self.is_due and not isinstance(event, Finished | Refused):
-                    yield Refused(503, "this replica is to end", code=HANDED_OVER)
+        async with aclosing(bundles):
+            async for bundle in bundles:
+                yield bundle
+                if self.is_due and not isinstance(bundle[-1], Finished | Refused):
+                    yield (Refused(503, "this replica is to end", code=HANDED_OVER),)
                     return

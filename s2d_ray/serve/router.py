@@ -100,10 +100,11 @@ class Router:
 
     async def _attempt(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Stream one request from some replica. Raises ReplicaLost or RequestError."""
-        events = self._target(target).options(stream=True).generate.remote(request)
+        bundles = self._target(target).options(stream=True).generate.remote(request)
         try:
-            async for event in events:
-                yield event
+            async for bundle in bundles:
+                for event in bundle:
+                    yield event
         except BackPressureError:
             raise Unavailable(f"the queue of {target!r} is full", code="queue_full") from None
         except DeploymentUnavailableError:
@@ -111,7 +112,7 @@ class Router:
         except (RayError, RayServeException) as error:
             raise ReplicaLost(f"{type(error).__name__} of target {target!r}") from error
         finally:
-            events.cancel()
+            bundles.cancel()
 
     def _count(self, target: str) -> None:
         self._num_failovers[target] += 1

@@ -83,12 +83,12 @@ class TargetReplica:
         target.loop.start()
         self._engine: TargetEngine = target
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[tuple[Event, ...], None]:
         """Serve one request. Closing the generator frees its sequence before the next round."""
-        written = engine_calls.generate(self._engine, request)
-        async with aclosing(self._handover.until_due(written)) as events:
-            async for event in events:
-                yield event
+        written = engine_calls.bundles(self._engine, request)
+        async with aclosing(self._handover.until_due(written)) as bundles:
+            async for bundle in bundles:
+                yield bundle
 
     async def tokenize(self, prompt: Prompt) -> Tokens | Refused:
         """The ids of a prompt."""

@@ -1,48 +1,27 @@
 """LiteLLM, unchanged, against the HTTP edge over a scripted backend.
 
 It runs in an environment of its own: it needs boto3, and another release of certifi than Ray's
-world here. The first use on a machine installs it into the user's cache.
+world here.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
-import sys
-import venv
 from pathlib import Path
 from typing import Any
 
-import filelock
-import platformdirs
 import pytest
 
+from tests.environments import TIMEOUT_S, environment
 from tests.fakes_http import FakeBackend, app_over, serving
 from tests.model_script import ARGUMENTS, CITY, like_a_model
 
 HERE = Path(__file__).parent
 PINS = HERE / "litellm.txt"
 CLIENT = HERE / "litellm_client.py"
-TIMEOUT_S = 600
 EITHER = pytest.mark.parametrize("kind", ["", " streamed"])
-
-
-def environment() -> Path:
-    """The Python of an environment that holds the pinned packages, made at the first use."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    name = hashlib.sha256(PINS.read_bytes() + version.encode()).hexdigest()[:16]
-    folder = Path(platformdirs.user_cache_dir("s2d-ray")) / "environments" / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    python, mark = folder / "bin" / "python", folder / "whole"
-    with filelock.FileLock(folder.with_suffix(".lock")):
-        if not mark.exists():
-            venv.create(folder, with_pip=True, clear=True)
-            command = [python, "-m", "pip", "install", "-q", "--no-deps", "--only-binary", ":all:"]
-            subprocess.run([*command, "-r", PINS], check=True, timeout=TIMEOUT_S)
-            mark.touch()
-    return python
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +32,7 @@ def backend() -> FakeBackend:
 @pytest.fixture(scope="module")
 def answers(backend: FakeBackend) -> dict[str, Any]:
     """What LiteLLM made of the service's answers, by what it had asked."""
-    python = environment()
+    python = environment(PINS)
     # Else it looks for prices on a foreign host.
     variables = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
     variables.pop("PYTHONPATH", None)

@@ -56,7 +56,7 @@ ODD_NAMES = (
     "--set-string=network.ingress.tlsSecret=0x1,network.ingress.host=1.5",
     "--set-string=modelCache.type=claim,modelCache.existingClaim=12",
     "--set=network.ingress.enabled=true,sharedMemory=536870912",
-    '--set-json=placements={"no":{"min":1,"max":2,"resources":{"limits":{"cpu":1,"memory":"2Gi"}}}}',
+    '--set-json=placements={"no":{"min":1,"max":3,"resources":{"limits":{"cpu":1,"memory":"2Gi"}}}}',
     *(
         f"--set=config.targets.{name}.placement=no"
         for name in ("smollm2-135m", "smollm2-135m-int8")
@@ -167,25 +167,33 @@ def test_a_misspelt_property_of_a_custom_resource_is_seen() -> None:
             "config.targets.smollm2-135m.num_gpus: a replica takes 1, but a pod of placements.cpu",
         ),
         (
-            ["--set=config.targets.smollm2-135m.num_replicas=3"],
-            "config.targets.smollm2-135m.num_replicas: is 3, but placements.cpu.max, 1, has room "
-            "for 2 (CPUs: a replica takes 1, a pod has 2)",
+            ["--set=config.targets.smollm2-135m.num_replicas=5"],
+            "config.targets.smollm2-135m.num_replicas: is 5, but placements.cpu.max, 2, has room "
+            "for 4 (CPUs: a replica takes 1, a pod has 2)",
         ),
         (
-            ["--set=config.targets.smollm2-135m.autoscaling.max_replicas=3"],
-            "config.targets.smollm2-135m.autoscaling.max_replicas: is 3, but placements.cpu.max",
+            ["--set=config.targets.smollm2-135m.autoscaling.max_replicas=5"],
+            "config.targets.smollm2-135m.autoscaling.max_replicas: is 5, but placements.cpu.max",
         ),
         (
-            ["--set=config.targets.smollm2-135m.num_replicas=2"],
-            "placements.cpu.max: its pods, 1, have 2 CPUs together, but "
+            ["--set=config.targets.smollm2-135m.num_replicas=4"],
+            "placements.cpu.max: its pods, 2, have 4 CPUs together, but "
             "config.targets.smollm2-135m.num_replicas and "
-            "config.targets.smollm2-135m-int8.num_replicas take 3",
+            "config.targets.smollm2-135m-int8.num_replicas take 5",
         ),
-        (["--set=placements.cpu.resources.limits.cpu=1000m"], "placements.cpu.max: its pods, 1, "),
         (["--set=config.draft.device=cuda"], "config.draft.device"),
         (["--set=extraLabels.app\\.kubernetes\\.io/name=a"], "'app.kubernetes.io/name'"),
         (["--set=placements.cpu.rayLabels.s2d-ray/cpu=no"], "'s2d-ray/cpu'"),
-        (["--set=placements.cpu.min=2"], "placements.cpu.max: 1 is less than min, 2"),
+        (["--set=placements.cpu.min=3"], "placements.cpu.max: 2 is less than min, 3"),
+        (
+            ["--set=config.targets.smollm2-135m.num_replicas=3"],
+            "config.targets.smollm2-135m.surge: placements.cpu.max, 2, has no room for one more "
+            "replica (4 CPUs in all, 4 taken)",
+        ),
+        (
+            ["--set-string=placements.cpu.resources.limits.cpu=750m"],
+            "placements.cpu.max, 2, has no room for one more replica (2 CPUs in all, 2 taken)",
+        ),
         (['--set-json=placements={"p":{"min":1,"max":1,"resources":{"limits":{}}}}'], "'memory'"),
         (["--set=modelCache.type=claim"], "modelCache.existingClaim"),
         (["--set=config.http.max_request_s=660"], "terminationGracePeriodSeconds: must be more"),
@@ -212,7 +220,7 @@ EIGHT = "placements.four-gpus.resources.limits.nvidia\\.com/gpu=8"
     "options",
     [
         ("quickstart", "--set=placements.cpu.resources.limits.cpu=1001m"),
-        ("quickstart", "--set=config.targets.smollm2-135m.autoscaling.max_replicas=2"),
+        ("quickstart", "--set=config.targets.smollm2-135m.autoscaling.max_replicas=4"),
         ("gpu", f"--set={GPUS}.num_replicas=2"),
         ("gpu", f"--set={GPUS}.autoscaling.max_replicas=4,{EIGHT}"),
     ],
@@ -296,7 +304,7 @@ def pod_templates(*options: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "option",
     [
-        "--set=config.targets.more.model=hub:a/b,config.targets.more.placement=cpu,placements.cpu.max=2",
+        "--set=config.targets.more.model=hub:a/b,config.targets.more.placement=cpu",
         "--set=config.targets.smollm2-135m.model=hub:a/b",
         "--set=config.plan.max_proposal=6",
         "--set=config.draft.base=hub:a/b",
@@ -440,9 +448,9 @@ def test_the_notes_name_a_placement_whose_targets_may_ask_for_more_than_it_has()
     """Only then; no server is asked."""
     values = ("-f", str(CHART / "presets" / "quickstart.yaml"), f"--set=image.repository={IMAGE}")
     install = ("install", "s2d-ray", str(CHART), "--dry-run=client", *values)
-    notes = helm(*install, "--set=config.targets.smollm2-135m.autoscaling.max_replicas=2").stdout
-    assert "placements.cpu.max: its pods have 2 CPUs together; " in notes
-    assert "smollm2-135m and smollm2-135m-int8 take 3" in notes
+    notes = helm(*install, "--set=config.targets.smollm2-135m.autoscaling.max_replicas=4").stdout
+    assert "placements.cpu.max: its pods have 4 CPUs together; " in notes
+    assert "smollm2-135m and smollm2-135m-int8 take 5" in notes
     notes = helm(*install).stdout
     assert "kubectl port-forward" in notes
     assert "placements.cpu.max" not in notes

@@ -51,7 +51,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
                 "default_max_tokens": 100_000,
                 "prefix_cache": False,
             },
-            "a": {"model": "folder", "placement": "q", "device": "cpu"},
+            "a": {"model": "folder", "placement": "q", "device": "cpu", "surge": False},
         },
         "plan": {"exit_thresholds": [0.5], "stop_threshold": 0.0, "tree_width": 2},
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import threading
@@ -20,14 +21,17 @@ import ray
 from s2d_ray.config import AppConfig
 from s2d_ray.serve import deploy
 from s2d_ray.serve.replicas import replicas_of
+from s2d_ray.simulate.request import Arrival
 from s2d_ray.tenants import TenantsFile, load_tenants, revoked, rotated, save_tenants, with_owner
 from tests.serve.service import PATIENCE_S, PLACEMENT, TARGETS, Service
+from tests.simulating import replica_counts
 from tests.tiny import tiny_checkpoint
 
 TARGET = TARGETS[0]
 BUCKET = 2_400
 RESERVED = 40
 """What one `Site.body` takes at admission, at least."""
+BURST_TOKENS = 100
 
 
 class Site:
@@ -287,15 +291,20 @@ def test_a_burst_wakes_a_target_to_three_replicas_that_then_go(site: Site) -> No
     """One of twelve requests goes through and wakes it; what the ledger holds asks for the others.
 
     Serve alone sees one request, a quarter of what a replica should carry. Each of twelve clients
-    asks again until the third replica runs.
+    asks again until the third replica runs. The simulator, given these arrivals, the mean step
+    and the first start of this run, has the replicas come and go in the same order.
     """
     start_s = time.monotonic()
     seen: list[tuple[float, int]] = []
+    arrivals: list[Arrival] = []
+
+    def now_s() -> float:
+        return time.monotonic() - start_s
 
     def running() -> int:
         num = replicas_of(["sleeper"])["sleeper"].num_running
         if not seen or seen[-1][1] != num:
-            seen.append((round(time.monotonic() - start_s, 1), num))
+            seen.append((round(now_s(), 1), num))
         return num
 
     def wait_for(*numbers: int) -> None:
@@ -306,13 +315,15 @@ def test_a_burst_wakes_a_target_to_three_replicas_that_then_go(site: Site) -> No
 
     assert running() == 0
     assert site.http.get("/health").json()["targets"]["sleeper"]["ready"]
+    before = len(site.records("steady"))
     done = threading.Event()
 
     def ask_on() -> set[str]:
         """-> the refusals"""
         refusals = set()
         while not done.is_set():
-            answer = site.ask("steady", 100, model="sleeper")
+            arrivals.append(Arrival(now_s(), "steady", "sleeper", 7, BURST_TOKENS, BURST_TOKENS))
+            answer = site.ask("steady", BURST_TOKENS, model="sleeper")
             if answer.status_code != 200:
                 refusals.add(answer.text)
         return refusals
@@ -327,4 +338,25 @@ def test_a_burst_wakes_a_target_to_three_replicas_that_then_go(site: Site) -> No
         assert not set[str]().union(*(future.result() for future in asked))
     wait_for(1)
     wait_for(0)
-    print(f"seconds and running replicas: {seen}")
+    records = site.await_records("steady", before + len(arrivals))[before:]
+    written_ms = [record["total_ms"] - record["queue_ms"] for record in records]
+    foretold = replica_counts(
+        alone(site.config, "sleeper"),
+        arrivals,
+        step_s=statistics.median(written_ms) / BURST_TOKENS / 1_000,
+        start_s=seen[1][0],
+        until_s=now_s() + PATIENCE_S,
+    )
+    print(f"seconds and running replicas: {seen}; simulated: {foretold}")
+    assert order_of(seen) == order_of(foretold) == [0, 1, 3, 1, 0]
+
+
+def alone(config: AppConfig, target: str) -> AppConfig:
+    """The config with one target, and no draft."""
+    targets = {target: config.targets[target]}
+    return config.model_copy(update={"targets": targets, "draft": None})
+
+
+def order_of(seen: list[tuple[float, int]]) -> list[int]:
+    """Numbers of replicas in turn, but for two, which is not seen if two come or go at once."""
+    return [num for num, _ in itertools.groupby(num for _, num in seen if num != 2)]

@@ -134,9 +134,8 @@ def events_of(client: Client, *, cached: bool) -> list[Event]:
 def uncached(event: Event) -> Event:
     if isinstance(event, Finished):
         return replace(event, usage=replace(event.usage, cached_tokens=0))
-    if isinstance(event, Delta) and event.progress is not None:
-        usage = replace(event.progress.usage, cached_tokens=0)
-        return replace(event, progress=replace(event.progress, usage=usage))
+    if isinstance(event, Delta):
+        return replace(event, cached_tokens=0)
     return event
 
 

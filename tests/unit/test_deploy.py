@@ -61,6 +61,17 @@ def test_the_number_of_replicas_is_changed_in_place() -> None:
     assert after["target-smollm2-135m"]["deployments"][0]["num_replicas"] == 3
 
 
+def test_an_update_starts_a_successor_first_unless_there_is_no_room() -> None:
+    """Ray reads the option as a percentage, rounded up; it replaces no replica when it changes."""
+    apps = _apps(_with_target(surge=False))
+    surges = {
+        name: apps[name]["deployments"][0]["max_surge_percent"]
+        for name in ("target-smollm2-135m", "target-smollm2-135m-int8")
+    }
+    assert surges == {"target-smollm2-135m": 0, "target-smollm2-135m-int8": 20}
+    assert apps["target-smollm2-135m"]["args"] == _apps(QUICKSTART)["target-smollm2-135m"]["args"]
+
+
 def test_gpus_are_asked_for_where_a_device_needs_one() -> None:
     """`auto` takes a GPU of a cluster that has some; `cpu` never does."""
     apps = _apps(_with_target(device="cpu"), gpus=True)

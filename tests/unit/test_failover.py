@@ -18,9 +18,9 @@ from s2d_ray.engine.messages import (
     Finished,
     FinishReason,
     GenerateRequest,
-    Progress,
     Refused,
     Resume,
+    RoundCount,
     Started,
     TextPrompt,
     TokenPrompt,
@@ -36,7 +36,24 @@ LOST = ReplicaLost("gone")
 
 
 def delta(text: str, *ids: int) -> Delta:
-    return Delta(text, (), Progress(ids, Usage(2, len(ids))))
+    """Each of its ids was a round; the draft was silent before the last one."""
+    return Delta(text, (), ids, ((0, 0, 0, ()),) * (len(ids) - 1) + ((3, 3, 1, ((4, 0),)),), 1)
+
+
+def counts(plain: int, guessed: int) -> Usage:
+    """Of so many rounds without guesses, and with three of which one was right."""
+    return Usage(
+        prompt_tokens=2,
+        completion_tokens=plain + guessed,
+        rounds=plain + guessed,
+        drafted_tokens=3 * guessed,
+        accepted_tokens=guessed,
+        accepted_by_submodel={4: guessed},
+        draft_misses=guessed,
+        rounds_by_length=(RoundCount(0, 0, plain), RoundCount(3, 1, guessed)),
+        accepted_by_rank={0: guessed},
+        cached_tokens=1,
+    )
 
 
 FINISHED = Finished(FinishReason.LENGTH, Usage(2, 9))
@@ -91,8 +108,8 @@ def test_a_lost_text_goes_on_behind_what_was_told_under_an_id_of_its_own() -> No
     assert (second.request_id, third.request_id) == ("r~1", "r~2")
     assert second.prompt == third.prompt == TokenPrompt((5, 6))
     assert second.sampling == third.sampling == REQUEST.sampling
-    assert second.resume == Resume("print", (1, 2, 3), 3, Usage(2, 1))
-    assert third.resume == Resume("print", (1, 2, 3, 4), 4, Usage(2, 1))
+    assert second.resume == Resume("print", (1, 2, 3), 3, counts(1, 2))
+    assert third.resume == Resume("print", (1, 2, 3, 4), 4, counts(1, 3))
     assert replicas.num_failovers == 2
 
 

@@ -77,22 +77,22 @@ def test_streams_stay_if_there_is_nobody() -> None:
     assert not house.handover.is_due
 
 
-def test_a_stream_is_let_go_behind_an_event_and_its_writer_closed() -> None:
+def test_a_stream_is_let_go_behind_a_bundle_and_its_writer_closed() -> None:
     house = House()
     closed = []
 
-    async def write() -> AsyncGenerator[Event, None]:
+    async def write() -> AsyncGenerator[tuple[Event, ...], None]:
         try:
-            for event in (Started(3), Delta("a"), Delta("b"), FINISHED):
-                yield event
+            for bundle in ((Started(3), Delta("a")), (Delta("b"), FINISHED)):
+                yield bundle
         finally:
             closed.append(True)
 
     async def told(due_behind: Event) -> list[Event]:
         events = []
-        async for event in house.handover.until_due(write()):
-            events.append(event)
-            house.handover.is_due = house.handover.is_due or event == due_behind
+        async for bundle in house.handover.until_due(write()):
+            events += bundle
+            house.handover.is_due = house.handover.is_due or due_behind in bundle
         return events
 
     *events, last = asyncio.run(told(due_behind=Delta("a")))

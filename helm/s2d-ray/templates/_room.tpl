@@ -27,7 +27,8 @@ GPUs, or one CPU where it runs on processors.
   "leastKey" "autoscaling.min_replicas"
   "mostKey" "autoscaling.max_replicas" -}}
 {{- end -}}
-{{- $asks = merge $asks (dict "name" $name "each" (max 1 $gpus) "unit" (ternary "GPUs" "CPUs" (gt $gpus 0))) -}}
+{{- $surge := dig "surge" $defaults.target.surge $target -}}
+{{- $asks = merge $asks (dict "name" $name "each" (max 1 $gpus) "unit" (ternary "GPUs" "CPUs" (gt $gpus 0)) "surge" $surge) -}}
 {{- $targets = append $targets $asks -}}
 {{- end -}}
 {{- end -}}
@@ -56,6 +57,11 @@ GPUs, or one CPU where it runs on processors.
 {{- $all := mul $pods (int $has) | int -}}
 {{- if gt (int $taken) $all -}}
 {{- fail (printf "placements.%s.max: its pods, %d, have %d %s together, but %s take %d" $.name $pods $all $unit (join " and " $keys) (int $taken)) -}}
+{{- end -}}
+{{- range $demand.targets -}}
+{{- if and .surge (eq .unit $unit) (gt (add $taken (int .each) | int) $all) -}}
+{{- fail (printf "config.targets.%s.surge: placements.%s.max, %d, has no room for one more replica (%d %s in all, %d taken), so an update would wait for ever; raise max, or set surge to false" .name $.name $pods $all $unit (int $taken)) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

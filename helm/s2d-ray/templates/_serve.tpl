@@ -106,7 +106,7 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- $config := .root.Values.config -}}
 {{- $defaults := .root.Files.Get "files/defaults.json" | fromJson -}}
 {{- $target := .target -}}
-{{- $args := dict "target" (omit $target "num_replicas" "autoscaling" "placement") -}}
+{{- $args := dict "target" (omit $target "num_replicas" "autoscaling" "surge" "placement") -}}
 {{- with $config.draft -}}
 {{- $deadlines := dict
   "deadline_ms" (.deadline_ms | default $defaults.draft.deadline_ms)
@@ -124,6 +124,7 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- $deployment := dict
   "name" "target"
   "max_ongoing_requests" (add $batch $waiting $defaults.spareRequests)
+  "max_surge_percent" (ternary $defaults.surgePercent 0 (dig "surge" $defaults.target.surge $target))
   "graceful_shutdown_timeout_s" (include "s2d.drain" .root | int)
   "ray_actor_options" $options -}}
 {{- if $target.autoscaling -}}
