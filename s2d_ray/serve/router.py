@@ -51,6 +51,7 @@ class Router:
         self._infos: dict[str, TargetInfo] = {}
         self._routing = Routing(Plan(), {})
         self._handles: dict[str, Any] = {}
+        self._writers: dict[str, Any] = {}
         self._num_failovers: Counter[str] = Counter()
         self._failovers = metrics.Counter(
             "s2d_failovers", "Streams that another replica took over.", tag_keys=("target",)
@@ -71,7 +72,7 @@ class Router:
         }
         self._routing = routing
         self._has_draft = settings.has_draft
-        self._handles = {}  # a target that went and came back is another one
+        self._handles, self._writers = {}, {}  # a target that went and came back is another one
         self._health = None
 
     def targets(self) -> Mapping[str, TargetInfo]:
@@ -100,7 +101,7 @@ class Router:
 
     async def _attempt(self, target: str, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Stream one request from some replica. Raises ReplicaLost or RequestError."""
-        bundles = self._target(target).options(stream=True).generate.remote(request)
+        bundles = self._writer(target).remote(request)
         try:
             async for bundle in bundles:
                 for event in bundle:
@@ -197,6 +198,13 @@ class Router:
             return self._handle(target_app(target))
         except (RayError, RayServeException):
             raise Unavailable(f"target {target!r} is not deployed yet", code="not_ready") from None
+
+    def _writer(self, target: str) -> Any:
+        """The call that streams a text; kept, since Serve takes long to make one."""
+        if target not in self._writers:
+            writer = self._target(target).options(stream=True, method_name="generate")
+            self._writers[target] = writer
+        return self._writers[target]
 
     def _handle(self, app: str) -> Any:
         if app not in self._handles:
