@@ -1,0 +1,220 @@
+"""One run of chaos: faults in a random order beside streams, and the verdict on both."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from tests.chaos_faults import TOUCHES, Kind, NotNow, Part, Site
+from tests.chaos_streams import Load, Served
+
+LOOK_EVERY_S = 0.5
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 5.0
+LONGEST_RECOVERY_S = 300.0
+COUNT_EVERY_S = 5.0
+TRIES = 10
+
+
+@dataclass
+class Fault:
+    """One fault. Times are of `time.monotonic`; back_s: when all it had touched was there again.
+
+    open: requests that were under way when it struck.
+    """
+
+    kind: Kind
+    struck_s: float
+    open: frozenset[int]
+    back_s: float | None = None
+
+    def took_router(self, begun_s: float, ended_s: float) -> bool:
+        """Whether a request of that time may have gone through a router that was lost."""
+        is_one = Part.ROUTERS in TOUCHES[self.kind]
+        return is_one and self.struck_s <= ended_s and begun_s <= (self.back_s or ended_s)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of the claim."""
+
+    num_texts: int
+    wrong: Sequence[int]
+    lost: Sequence[str]
+    not_back: Sequence[str]
+    num_retried: int
+    num_refused: int
+
+    @property
+    def holds(self) -> bool:
+        """Zero wrong texts, zero lost requests, and everything came back."""
+        return not self.wrong and not self.lost and not self.not_back
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [
+            f"{self.num_texts} texts: {len(self.wrong)} wrong, {len(self.lost)} lost; "
+            f"{self.num_retried} asked again since their router was lost, {self.num_refused} "
+            "after a 503 before the first token",
+            *self.lost,
+        ]
+        return lines + [f"{kind}: not everything came back" for kind in self.not_back]
+
+
+def judge(done: Iterable[Served], faults: Sequence[Fault]) -> Verdict:
+    """A request whose connection broke is lost too, unless a router was lost in its time."""
+    served = list(done)
+    lost = [f"request {each.number}: {each.lost}" for each in served if each.lost]
+    for each in served:
+        for broken_s, why in each.breaks:
+            if not any(fault.took_router(each.begun_s, broken_s) for fault in faults):
+                lost.append(f"request {each.number}: {why}, and no router was lost")
+    return Verdict(
+        num_texts=len(served),
+        wrong=[each.number for each in served if each.is_wrong],
+        lost=lost,
+        not_back=[fault.kind.value for fault in faults if fault.back_s is None],
+        num_retried=sum(bool(each.breaks) for each in served),
+        num_refused=sum(bool(each.refusals) for each in served),
+    )
+
+
+class Chaos:
+    """Strikes again and again. `faults`: those so far."""
+
+    def __init__(
+        self, site: Site, load: Load, seed: int, report: Callable[[str], None] = print
+    ) -> None:
+        self._site = site
+        self._load = load
+        self._rng = random.Random(seed)
+        self._report = report
+        self._start_s = time.monotonic()
+        self._watches: list[asyncio.Task[None]] = []
+        self._failovers: dict[str, float] = {}
+        self.faults: list[Fault] = []
+
+    @property
+    def num_failovers(self) -> int:
+        """Streams that another replica took over, as far as routers told before they were lost."""
+        return round(sum(self._failovers.values()))
+
+    async def run(self, seconds: float, kinds: Sequence[Kind] = tuple(Kind)) -> None:
+        """Whole rounds of all kinds, each in another order, while `seconds` last; then wait until
+        everything is back, and end the streams.
+        """
+        counting = asyncio.create_task(self._keep_counting())
+        try:
+            while not self.faults or time.monotonic() - self._start_s < seconds:
+                await self._one_round(kinds)
+            await self._until_whole(frozenset(Part))
+        finally:
+            self._load.is_over = True
+            counting.cancel()
+
+    async def _one_round(self, kinds: Sequence[Kind]) -> None:
+        for kind in self._rng.sample(kinds, len(kinds)):
+            await self._until_whole(TOUCHES[kind])
+            await asyncio.sleep(self._rng.uniform(SHORTEST_PAUSE_S, LONGEST_PAUSE_S))
+            if not await self._strike(kind):
+                self._say(f"{kind}: left out, it would take the last replica of something")
+
+    async def _strike(self, kind: Kind) -> bool:
+        for _ in range(TRIES):
+            fault = Fault(kind, time.monotonic(), frozenset(self._load.open))
+            try:
+                lost = await asyncio.to_thread(self._site.strike, kind, self._rng)
+            except NotNow:
+                await asyncio.sleep(LOOK_EVERY_S)
+                continue
+            self.faults.append(fault)
+            self._say(str(kind))
+            self._watches.append(asyncio.create_task(self._watch(fault, lost)))
+            return True
+        return False
+
+    async def _watch(self, fault: Fault, lost: frozenset[int]) -> None:
+        """Note when the service is whole again."""
+        while time.monotonic() - fault.struck_s < LONGEST_RECOVERY_S:
+            whole = [
+                await asyncio.to_thread(self._site.is_whole, part, lost)
+                for part in TOUCHES[fault.kind]
+            ]
+            if all(whole):
+                fault.back_s = time.monotonic()
+                self._say(f"{fault.kind}: back after {fault.back_s - fault.struck_s:.1f} s")
+                return
+            await asyncio.sleep(LOOK_EVERY_S)
+        self._say(f"{fault.kind}: not back in {LONGEST_RECOVERY_S:g} s")
+
+    async def _keep_counting(self) -> None:
+        while True:
+            for name, number in (await asyncio.to_thread(self._site.failovers)).items():
+                self._failovers[name] = max(number, self._failovers.get(name, 0.0))
+            await asyncio.sleep(COUNT_EVERY_S)
+
+    async def _until_whole(self, parts: Collection[Part]) -> None:
+        """Wait for the end of all faults that touch one of them."""
+        touching = [
+            watch
+            for watch, fault in zip(self._watches, self.faults, strict=True)
+            if TOUCHES[fault.kind] & set(parts)
+        ]
+        await asyncio.gather(*touching)
+
+    def _say(self, line: str) -> None:
+        passed_s = time.monotonic() - self._start_s
+        self._report(f"{passed_s:6.1f} s  {line}; {len(self._load.done)} texts")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Seconds after the faults of one kind. first: until some text was whole. open: until all were
+    that were under way. back: until all that was lost was there again.
+    """
+
+    kind: Kind
+    num: int
+    first: Sequence[float]
+    open: Sequence[float]
+    back: Sequence[float]
+
+
+def recoveries(done: Iterable[Served], faults: Sequence[Fault]) -> list[Recovery]:
+    """One for each kind that struck."""
+    served = {each.number: each for each in done if not each.lost}
+    ends_s = sorted(each.ended_s for each in served.values())
+    found = []
+    for kind in Kind:
+        of_kind = [fault for fault in faults if fault.kind is kind]
+        if not of_kind:
+            continue
+        first, under_way = [], []
+        for fault in of_kind:
+            first += [end_s - fault.struck_s for end_s in ends_s if end_s > fault.struck_s][:1]
+            own = [served[number].ended_s for number in fault.open if number in served]
+            under_way += [max(own) - fault.struck_s] if own else []
+        back = [fault.back_s - fault.struck_s for fault in of_kind if fault.back_s is not None]
+        found.append(Recovery(kind, len(of_kind), first, under_way, back))
+    return found
+
+
+def table(found: Iterable[Recovery]) -> list[str]:
+    """Medians and longest, in seconds."""
+    lines = [
+        "| fault | times | first text after, s | open texts whole after, s | back after, s |",
+        "|---|---|---|---|---|",
+    ]
+    for each in found:
+        cells = (_middle_and_most(seconds) for seconds in (each.first, each.open, each.back))
+        lines.append(f"| {each.kind} | {each.num} | {' | '.join(cells)} |")
+    return lines
+
+
+def _middle_and_most(seconds: Sequence[float]) -> str:
+    if not seconds:
+        return "-"
+    return f"{statistics.median(seconds):.1f} (at most {max(seconds):.1f})"
