@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tests.chaos_faults import TOUCHES, Kind, NotNow, Part, Site
@@ -83,7 +83,10 @@ def judge(done: Iterable[Served], faults: Sequence[Fault]) -> Verdict:
 
 
 class Chaos:
-    """Strikes again and again. `faults`: those so far."""
+    """Strikes again and again, from the main thread: Ray starts raylets from no other one.
+
+    `faults`: those so far.
+    """
 
     def __init__(
         self, site: Site, load: Load, seed: int, report: Callable[[str], None] = print
@@ -93,8 +96,9 @@ class Chaos:
         self._rng = random.Random(seed)
         self._report = report
         self._start_s = time.monotonic()
-        self._watches: list[asyncio.Task[None]] = []
+        self._lost: list[tuple[Fault, frozenset[int]]] = []
         self._failovers: dict[str, float] = {}
+        self._count_at_s = 0.0
         self.faults: list[Fault] = []
 
     @property
@@ -102,68 +106,70 @@ class Chaos:
         """Streams that another replica took over, as far as routers told before they were lost."""
         return round(sum(self._failovers.values()))
 
-    async def run(self, seconds: float, kinds: Sequence[Kind] = tuple(Kind)) -> None:
+    def run(self, seconds: float, num_streams: int) -> None:
         """Whole rounds of all kinds, each in another order, while `seconds` last; then wait until
-        everything is back, and end the streams.
+        everything is back, and for the last texts.
         """
-        counting = asyncio.create_task(self._keep_counting())
-        try:
-            while not self.faults or time.monotonic() - self._start_s < seconds:
-                await self._one_round(kinds)
-            await self._until_whole(frozenset(Part))
-        finally:
-            self._load.is_over = True
-            counting.cancel()
+        with ThreadPoolExecutor(1) as pool:
+            streams = pool.submit(self._load.run, num_streams)
+            try:
+                while not self.faults or time.monotonic() - self._start_s < seconds:
+                    self._one_round()
+                self._look_on(lambda: not self._lost)
+            finally:
+                self._load.is_over = True
+            streams.result()
 
-    async def _one_round(self, kinds: Sequence[Kind]) -> None:
-        for kind in self._rng.sample(kinds, len(kinds)):
-            await self._until_whole(TOUCHES[kind])
-            await asyncio.sleep(self._rng.uniform(SHORTEST_PAUSE_S, LONGEST_PAUSE_S))
-            if not await self._strike(kind):
+    def _one_round(self) -> None:
+        for kind in self._rng.sample(list(Kind), len(Kind)):
+            self._await_turn(kind)
+            if not self._strike(kind):
                 self._say(f"{kind}: left out, it would take the last replica of something")
 
-    async def _strike(self, kind: Kind) -> bool:
+    def _await_turn(self, kind: Kind) -> None:
+        """A pause, and until what the fault touches is whole."""
+        at_s = time.monotonic() + self._rng.uniform(SHORTEST_PAUSE_S, LONGEST_PAUSE_S)
+        self._look_on(lambda: time.monotonic() >= at_s and not self._touches_lost(kind))
+
+    def _touches_lost(self, kind: Kind) -> bool:
+        """Whether something that must be whole before this fault is not there again yet."""
+        return any(TOUCHES[fault.kind] & TOUCHES[kind] for fault, _ in self._lost)
+
+    def _strike(self, kind: Kind) -> bool:
         for _ in range(TRIES):
-            fault = Fault(kind, time.monotonic(), frozenset(self._load.open))
+            fault = Fault(kind, time.monotonic(), frozenset(list(self._load.open)))
             try:
-                lost = await asyncio.to_thread(self._site.strike, kind, self._rng)
+                lost = self._site.strike(kind, self._rng)
             except NotNow:
-                await asyncio.sleep(LOOK_EVERY_S)
+                time.sleep(LOOK_EVERY_S)
                 continue
             self.faults.append(fault)
+            self._lost.append((fault, lost))
             self._say(str(kind))
-            self._watches.append(asyncio.create_task(self._watch(fault, lost)))
             return True
         return False
 
-    async def _watch(self, fault: Fault, lost: frozenset[int]) -> None:
-        """Note when the service is whole again."""
-        while time.monotonic() - fault.struck_s < LONGEST_RECOVERY_S:
-            whole = [
-                await asyncio.to_thread(self._site.is_whole, part, lost)
-                for part in TOUCHES[fault.kind]
-            ]
-            if all(whole):
-                fault.back_s = time.monotonic()
-                self._say(f"{fault.kind}: back after {fault.back_s - fault.struck_s:.1f} s")
-                return
-            await asyncio.sleep(LOOK_EVERY_S)
-        self._say(f"{fault.kind}: not back in {LONGEST_RECOVERY_S:g} s")
+    def _look_on(self, until: Callable[[], bool]) -> None:
+        """Note what comes back, and count failovers."""
+        while not until():
+            for fault, lost in list(self._lost):
+                self._look(fault, lost)
+            if time.monotonic() > self._count_at_s:
+                for name, number in self._site.failovers().items():
+                    self._failovers[name] = max(number, self._failovers.get(name, 0.0))
+                self._count_at_s = time.monotonic() + COUNT_EVERY_S
+            time.sleep(LOOK_EVERY_S)
 
-    async def _keep_counting(self) -> None:
-        while True:
-            for name, number in (await asyncio.to_thread(self._site.failovers)).items():
-                self._failovers[name] = max(number, self._failovers.get(name, 0.0))
-            await asyncio.sleep(COUNT_EVERY_S)
-
-    async def _until_whole(self, parts: Collection[Part]) -> None:
-        """Wait for the end of all faults that touch one of them."""
-        touching = [
-            watch
-            for watch, fault in zip(self._watches, self.faults, strict=True)
-            if TOUCHES[fault.kind] & set(parts)
-        ]
-        await asyncio.gather(*touching)
+    def _look(self, fault: Fault, lost: frozenset[int]) -> None:
+        passed_s = time.monotonic() - fault.struck_s
+        if all(self._site.is_whole(part, lost) for part in TOUCHES[fault.kind]):
+            fault.back_s = time.monotonic()
+            self._say(f"{fault.kind}: back after {passed_s:.1f} s")
+        elif passed_s < LONGEST_RECOVERY_S:
+            return
+        else:
+            self._say(f"{fault.kind}: not back after {passed_s:.1f} s")
+        self._lost.remove((fault, lost))
 
     def _say(self, line: str) -> None:
         passed_s = time.monotonic() - self._start_s

@@ -170,7 +170,7 @@ class Load:
         self._number = itertools.count()
         self.is_over = False
 
-    async def write_undisturbed(self) -> None:
+    def write_undisturbed(self) -> None:
         """Have every text written once, without a draft. Raises RuntimeError if one is refused."""
 
         async def write(client: httpx.AsyncClient, ask: Ask) -> Heard:
@@ -179,15 +179,20 @@ class Load:
                 raise RuntimeError(f"no undisturbed run of {ask.body}: {heard.why}")
             return heard
 
-        async with self._client() as client:
-            self._undisturbed = list(
-                await asyncio.gather(*(write(client, ask) for ask in self._asks))
-            )
+        async def write_all() -> list[Heard]:
+            async with self._client() as client:
+                return await asyncio.gather(*(write(client, ask) for ask in self._asks))
 
-    async def run(self, num_streams: int) -> None:
+        self._undisturbed = asyncio.run(write_all())
+
+    def run(self, num_streams: int) -> None:
         """Ask on, so many streams at a time, until `is_over`; each ends its request."""
-        async with self._client() as client:
-            await asyncio.gather(*(self._ask_on(client) for _ in range(num_streams)))
+
+        async def ask_on() -> None:
+            async with self._client() as client:
+                await asyncio.gather(*(self._ask_on(client) for _ in range(num_streams)))
+
+        asyncio.run(ask_on())
 
     async def _ask_on(self, client: httpx.AsyncClient) -> None:
         while not self.is_over:

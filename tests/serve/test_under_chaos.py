@@ -5,8 +5,6 @@ The raylet that is killed was added for it: the shared one carries Serve's contr
 
 from __future__ import annotations
 
-import asyncio
-
 from s2d_ray.serve import deploy
 from s2d_ray.serve.places import ROUTER, label_of
 from tests.chaos_faults import Kind, Site
@@ -33,13 +31,9 @@ def test_in_a_minute_of_chaos_no_text_changes_and_no_request_is_lost(service: Se
     site = Site(config, service.url, service.cluster, raylet)
     service.wait_until(site.is_all_whole, "a second replica and a second router")
     load = Load(service.url, asks_of(TARGETS, NUM_STREAMS, MAX_TOKENS))
+    load.write_undisturbed()
     chaos = Chaos(site, load, SEED)
-
-    async def disturbed() -> None:
-        await load.write_undisturbed()
-        await asyncio.gather(load.run(NUM_STREAMS), chaos.run(SECONDS))
-
-    asyncio.run(disturbed())
+    chaos.run(SECONDS, NUM_STREAMS)
     verdict = judge(load.done, chaos.faults)
     print("\n".join([*table(recoveries(load.done, chaos.faults)), *verdict.lines()]))
     assert {fault.kind for fault in chaos.faults} == set(Kind)
