@@ -5,14 +5,15 @@ PORT ?= 8000
 TORCH_INDEX ?=
 # Name of the image that `make image` builds; its tag is the version.
 IMAGE ?= s2d-ray
-# Handed on to pytest (`make test`), or to what `make exact`, `soak`, `fuzz`, `flood`, `audit` run.
+# Handed on to pytest (`make test`), or to what `make exact`, `soak`, `fuzz`, `flood`, `chaos`,
+# `audit` run.
 ARGS ?=
 
 VENV := .venv
 INSTALL := $(PYTHON) s2d_ray/install.py --torch-index "$(TORCH_INDEX)"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test lint exact soak fuzz flood audit chart kube-tools image \
+.PHONY: help serve stop test lint exact soak fuzz flood chaos audit chart kube-tools image \
 	test-image setup setup-dev clean
 
 help: ## say what there is
@@ -47,6 +48,9 @@ fuzz: setup-dev ## send the API thousands of right and wrong requests; ARGS go t
 
 flood: setup-dev ## measure what a flooding tenant does to another's waits; ARGS go to it
 	@$(VENV)/bin/python -m tests.flood_live $(ARGS)
+
+chaos: setup-dev ## ten minutes of faults on a local cluster beside open streams; ARGS go to it
+	@$(VENV)/bin/python -m tests.chaos $(ARGS)
 
 audit: setup-dev ## ask for known vulnerabilities of what constraints.txt pins
 	@$(VENV)/bin/python -m tests.audit $(ARGS)
