@@ -9,6 +9,8 @@ the first token must be served when it is asked for again. The exit status is 1 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import sys
 import tempfile
@@ -28,7 +30,7 @@ from s2d_ray.serve.places import CONTROL, DRAFT, ROUTER, label_of
 from tests.chaos_faults import Site
 from tests.chaos_run import Chaos, judge, recoveries, table
 from tests.chaos_streams import Load, asks_of
-from tests.serve.cluster import deployed, free_port, raylet_of
+from tests.serve.cluster import deployed, free_port
 from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder
 
 PLACEMENT = "cpu"
@@ -74,9 +76,9 @@ def disturbed(site: Site, options: argparse.Namespace) -> dict[str, Any]:
         time.sleep(1)
     load.write_undisturbed()
     for name, value in host_card(site.config).items():
-        print(f"{name}: {value}")
-    print(f"{NUM_ASKS} undisturbed texts; now {options.streams} streams, seed {options.seed}")
-    chaos = Chaos(site, load, options.seed)
+        say(f"{name}: {value}")
+    say(f"{NUM_ASKS} undisturbed texts; now {options.streams} streams, seed {options.seed}")
+    chaos = Chaos(site, load, options.seed, say)
     chaos.run(60 * options.minutes, options.streams)
     verdict, found = judge(load.done, chaos.faults), recoveries(load.done, chaos.faults)
     told = [
@@ -84,7 +86,7 @@ def disturbed(site: Site, options: argparse.Namespace) -> dict[str, Any]:
         *verdict.lines(),
         f"{chaos.num_failovers} streams went on on another replica",
     ]
-    print("\n".join(told), flush=True)
+    say("\n".join(told))
     if options.report is not None:
         options.report.write_text("\n".join(told) + "\n", encoding="utf-8")
     return {
@@ -99,6 +101,11 @@ def disturbed(site: Site, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def say(line: str) -> None:
+    """Print a line, whatever becomes of what others print."""
+    print(line, file=sys.__stdout__, flush=True)
+
+
 def main() -> None:
     """Parse the command line, deploy, disturb, judge."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -111,11 +118,15 @@ def main() -> None:
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         config = chaos_config(Path(folder))
-        with deployed(config, label_of(CONTROL), [worker, worker]) as cluster:
+        with (
+            # Ray prints at length what becomes of the raylets that are killed.
+            contextlib.redirect_stdout(io.StringIO()),
+            deployed(config, label_of(CONTROL), [worker, worker]) as cluster,
+        ):
             url = f"http://{config.http.host}:{config.http.port}"
-            site = Site(config, url, cluster, raylet_of(worker))
+            site = Site(config, url, cluster, worker)
             figures = disturbed(site, options)
-    print(json.dumps(figures))
+    say(json.dumps(figures))
     sys.exit(not figures["holds"])
 
 

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import psutil
 
 from s2d_ray.config import AppConfig
 from s2d_ray.serve.replicas import target_app
+from tests.serve.cluster import add_raylet
 
 if TYPE_CHECKING:
     from ray.cluster_utils import Cluster
@@ -70,13 +71,13 @@ class NotNow(Exception):
 class Site:
     """A running service and the processes it is made of. All of them are on this machine.
 
-    cluster: any raylet of it but the head's may be killed; `raylet` are the arguments of another.
+    cluster: any raylet of it but the head's may be killed. raylet: the labels of each.
     """
 
     config: AppConfig
     url: str
     cluster: Cluster
-    raylet: Mapping[str, Any]
+    raylet: Mapping[str, str]
 
     def strike(self, kind: Kind, rng: random.Random) -> frozenset[int]:
         """Do it; -> processes that are lost by it. Raises NotNow."""
@@ -185,7 +186,7 @@ class Site:
         used = frozenset().union(*running.values())
         node = max(spared, key=lambda node: len(inhabitants[node] & used))
         self.cluster.remove_node(node, allow_graceful=False)
-        self.cluster.add_node(**self.raylet)
+        add_raylet(self.cluster, self.raylet)
         return inhabitants[node]
 
     def _delay_calls(self, rng: random.Random) -> frozenset[int]:

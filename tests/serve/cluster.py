@@ -32,13 +32,24 @@ OBJECT_STORE_BYTES = 80 * 2**20
 LOGICAL_CPUS = 16
 
 
-def raylet_of(labels: Mapping[str, str]) -> dict[str, Any]:
+def _node(labels: Mapping[str, str]) -> dict[str, Any]:
     """Arguments of a node of the cluster."""
     return {
         "num_cpus": LOGICAL_CPUS,
         "labels": dict(labels),
         "object_store_memory": OBJECT_STORE_BYTES,
     }
+
+
+def add_raylet(cluster: Cluster, labels: Mapping[str, str]) -> None:
+    """Another node. Ray gives it 30 s to start, which is not enough on a busy machine."""
+    for last in (False, False, True):
+        try:
+            cluster.add_node(**_node(labels))
+            return
+        except Exception:  # Ray raises no other class here
+            if last:
+                raise
 
 
 @contextlib.contextmanager
@@ -68,14 +79,14 @@ def deployed(
         cluster = Cluster(
             initialize_head=True,
             head_node_args={
-                **raylet_of(labels_of_all(config) if head is None else head),
+                **_node(labels_of_all(config) if head is None else head),
                 "include_dashboard": False,
                 "temp_dir": str(temp_dir),
             },
         )
         try:
             for labels in raylets:
-                cluster.add_node(**raylet_of(labels))
+                add_raylet(cluster, labels)
             ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
             deploy.deploy(config)
             deploy.wait_until_ready(config, lambda line: None)

@@ -10,7 +10,7 @@ from s2d_ray.serve.places import ROUTER, label_of
 from tests.chaos_faults import Kind, Site
 from tests.chaos_run import Chaos, judge, recoveries, table
 from tests.chaos_streams import Load, asks_of
-from tests.serve.cluster import raylet_of
+from tests.serve.cluster import add_raylet
 from tests.serve.service import PLACEMENT, TARGETS, Service
 
 SECONDS = 60.0
@@ -25,8 +25,8 @@ def test_in_a_minute_of_chaos_no_text_changes_and_no_request_is_lost(service: Se
     http = service.config.http.model_copy(update={"num_routers": 2})
     targets = {**service.config.targets, TARGETS[0]: target}
     config = service.config.model_copy(update={"targets": targets, "http": http})
-    raylet = raylet_of({**label_of(ROUTER), **label_of(PLACEMENT)})
-    service.cluster.add_node(**raylet)
+    raylet = {**label_of(ROUTER), **label_of(PLACEMENT)}
+    add_raylet(service.cluster, raylet)
     deploy.deploy(config)
     site = Site(config, service.url, service.cluster, raylet)
     service.wait_until(site.is_all_whole, "a second replica and a second router")
