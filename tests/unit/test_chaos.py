@@ -1,16 +1,20 @@
-"""The judge of `make chaos`: what counts as wrong, as lost, and as a client's fair retry."""
+"""`make chaos` itself: what counts as wrong and as lost, and when the next fault may strike."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
+import time
 from collections.abc import Sequence
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.chaos_faults import Kind
-from tests.chaos_run import Fault, judge
+from tests import chaos_run
+from tests.chaos_faults import TOUCHES, Kind, NotNow, Part
+from tests.chaos_run import Chaos, Fault, judge, recoveries
 from tests.chaos_streams import Ask, End, Heard, Served, asks_of, hear
 
 (ASK,) = asks_of(["tiny"], 1, 4)
@@ -120,3 +124,67 @@ def test_requests_differ_in_seed_target_mode_and_features() -> None:
     assert {ask.body["s2d"]["mode"] for ask in asks} == {"auto", "force", "off"}
     assert sum(ask.body["temperature"] > 0 for ask in asks) > 6
     assert Ask(asks[0].body).with_mode("off").body["s2d"]["mode"] == "off"
+
+
+class Played:
+    """A site whose parts come back after three looks, and streams without any text."""
+
+    def __init__(self) -> None:
+        self.looks: dict[Part, int] = {}
+        self.struck: list[Kind] = []
+        self.open: dict[int, Served] = {}
+        self.done: list[Served] = []
+        self.is_over = False
+
+    def strike(self, kind: Kind, _rng: random.Random) -> frozenset[int]:
+        assert not TOUCHES[kind] & self.looks.keys(), "it would take the last replica"
+        if kind is Kind.RAYLET_KILLED and len(self.struck) % 2:
+            raise NotNow
+        self.struck.append(kind)
+        self.looks |= dict.fromkeys(TOUCHES[kind], 3)
+        return frozenset({len(self.struck)})
+
+    def is_whole(self, part: Part, _lost: frozenset[int]) -> bool:
+        left = self.looks.pop(part, 0)
+        if left > 1:
+            self.looks[part] = left - 1
+        return left <= 1
+
+    def failovers(self) -> dict[str, float]:
+        return {"left": 2.0, "right": 1.0}
+
+    def run(self, _num_streams: int) -> None:
+        while not self.is_over:
+            time.sleep(0.001)
+
+
+class Clock:
+    """Time passes by sleeping only."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self._now_s
+
+    def sleep(self, seconds: float) -> None:
+        self._now_s += seconds
+
+
+def test_each_round_has_all_faults_in_another_order_and_waits_for_what_they_touch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where one is left out. At the end all is back, and the streams have ended."""
+    monkeypatch.setattr(chaos_run, "time", Clock())
+    played: Any = Played()
+    lines: list[str] = []
+    chaos = Chaos(played, played, 1, lines.append)
+    chaos.run(60.0, 16)
+    assert len(played.struck) > 2 * len(Kind)
+    assert set(played.struck) == set(Kind)
+    assert played.struck[:4] != played.struck[5:9]
+    assert all(fault.back_s is not None for fault in chaos.faults)
+    assert played.is_over
+    assert chaos.num_failovers == 3
+    assert any("left out" in line for line in lines)
+    assert len(recoveries(played.done, chaos.faults)) == len(Kind)
