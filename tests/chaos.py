@@ -75,7 +75,8 @@ def disturbed(site: Site, options: argparse.Namespace) -> dict[str, Any]:
     while not site.is_all_whole():  # the draft may come later than the rest
         time.sleep(1)
     load.write_undisturbed()
-    for name, value in host_card(site.config).items():
+    card = host_card(site.config)
+    for name, value in card.items():
         say(f"{name}: {value}")
     say(f"{NUM_ASKS} undisturbed texts; now {options.streams} streams, seed {options.seed}")
     chaos = Chaos(site, load, options.seed, say)
@@ -90,7 +91,7 @@ def disturbed(site: Site, options: argparse.Namespace) -> dict[str, Any]:
     if options.report is not None:
         options.report.write_text("\n".join(told) + "\n", encoding="utf-8")
     return {
-        **host_card(site.config),
+        **card,
         "seed": options.seed,
         "minutes": options.minutes,
         "streams": options.streams,
