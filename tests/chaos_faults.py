@@ -21,6 +21,7 @@ import psutil
 
 from s2d_ray.config import AppConfig
 from s2d_ray.serve.replicas import target_app
+from s2d_ray.serve.run_file import ProcessMark, find, mark_of
 from tests.serve.cluster import add_raylet
 
 if TYPE_CHECKING:
@@ -79,9 +80,9 @@ class Site:
     cluster: Cluster
     raylet: Mapping[str, str]
 
-    def strike(self, kind: Kind, rng: random.Random) -> frozenset[int]:
+    def strike(self, kind: Kind, rng: random.Random) -> frozenset[ProcessMark]:
         """Do it; -> processes that are lost by it. Raises NotNow."""
-        strikes: dict[Kind, Callable[[random.Random], frozenset[int]]] = {
+        strikes: dict[Kind, Callable[[random.Random], frozenset[ProcessMark]]] = {
             Kind.DRAFT_KILLED: lambda rng: self._signal_draft(signal.SIGKILL),
             Kind.DRAFT_HUNG: lambda rng: self._signal_draft(signal.SIGSTOP),
             Kind.TARGET_KILLED: self._kill_target,
@@ -91,19 +92,17 @@ class Site:
         }
         return strikes[kind](rng)
 
-    def is_whole(self, part: Part, lost: frozenset[int]) -> bool:
+    def is_whole(self, part: Part, lost: frozenset[ProcessMark]) -> bool:
         """Whether this part is there again, without the processes that were lost."""
-        if any(map(psutil.pid_exists, lost)):
+        if any(map(find, lost)):
             return False  # a hung one must end too
         if part is Part.DRAFT:
-            return self._draft_pid() is not None
-        running = self._running()
-        if part is Part.ROUTERS:
-            return self._is_full(running[ROUTER], self.config.http.num_routers)
-        return all(
-            self._is_full(running[target_app(name)], target.num_replicas)
-            for name, target in self.config.targets.items()
-        )
+            return self._draft_pid() not in {None, *_pids(lost)}
+        wanted = {ROUTER: self.config.http.num_routers}
+        if part is Part.TARGETS:
+            wanted = {target_app(n): t.num_replicas for n, t in self.config.targets.items()}
+        running = self._running()  # as Serve believes; what is lost may still be among it
+        return all(len(running[app] - _pids(lost)) == num for app, num in wanted.items())
 
     def is_all_whole(self) -> bool:
         """Whether nothing is missing."""
@@ -116,10 +115,6 @@ class Site:
             samples = (line.rsplit(" ", 1) for line in text.splitlines() if FAILOVERS in line)
             return {name: float(value) for name, value in samples if not name.startswith("#")}
         return {}
-
-    @staticmethod
-    def _is_full(pids: frozenset[int], wanted: int) -> bool:
-        return len(pids) == wanted and all(map(psutil.pid_exists, pids))
 
     def _draft_pid(self) -> int | None:
         """The process of a living draft that targets may ask."""
@@ -146,29 +141,26 @@ class Site:
             for name, app in client.get_serve_details()["applications"].items()
         }
 
-    def _signal_draft(self, number: signal.Signals) -> frozenset[int]:
+    def _signal_draft(self, number: signal.Signals) -> frozenset[ProcessMark]:
         pid = self._draft_pid()
         if pid is None:
             raise NotNow
-        os.kill(pid, number)
-        return frozenset({pid})
+        return _struck(pid, number)
 
-    def _kill_one(self, pids: frozenset[int], rng: random.Random) -> frozenset[int]:
+    def _kill_one(self, pids: frozenset[int], rng: random.Random) -> frozenset[ProcessMark]:
         if len(pids) < 2:
             raise NotNow
-        pid = rng.choice(sorted(pids))
-        os.kill(pid, signal.SIGKILL)
-        return frozenset({pid})
+        return _struck(rng.choice(sorted(pids)), signal.SIGKILL)
 
-    def _kill_target(self, rng: random.Random) -> frozenset[int]:
+    def _kill_target(self, rng: random.Random) -> frozenset[ProcessMark]:
         running = self._running()
         doubled = [name for name, target in self.config.targets.items() if target.num_replicas > 1]
         return self._kill_one(running[target_app(rng.choice(doubled))], rng)
 
-    def _kill_router(self, rng: random.Random) -> frozenset[int]:
+    def _kill_router(self, rng: random.Random) -> frozenset[ProcessMark]:
         return self._kill_one(self._running()[ROUTER], rng)
 
-    def _kill_raylet(self, rng: random.Random) -> frozenset[int]:
+    def _kill_raylet(self, rng: random.Random) -> frozenset[ProcessMark]:
         """A raylet with all that runs on it; another one comes in its place at once."""
         running = self._running()
         apps = [ROUTER, *map(target_app, self.config.targets)]
@@ -178,18 +170,18 @@ class Site:
         }
         spared = [
             node
-            for node, pids in inhabitants.items()
-            if pids and all(running[app] - pids for app in apps)
+            for node, marks in inhabitants.items()
+            if marks and all(running[app] - _pids(marks) for app in apps)
         ]
         if not spared:
             raise NotNow
         used = frozenset().union(*running.values())
-        node = max(spared, key=lambda node: len(inhabitants[node] & used))
+        node = max(spared, key=lambda node: len(_pids(inhabitants[node]) & used))
         self.cluster.remove_node(node, allow_graceful=False)
         add_raylet(self.cluster, self.raylet)
         return inhabitants[node]
 
-    def _delay_calls(self, rng: random.Random) -> frozenset[int]:
+    def _delay_calls(self, rng: random.Random) -> frozenset[ProcessMark]:
         """Draft and targets in turns, again and again for some seconds."""
         running = self._running()
         pids = [pid for name in self.config.targets for pid in sorted(running[target_app(name)])]
@@ -204,5 +196,24 @@ class Site:
         return frozenset()
 
 
-def _descendants(pid: int) -> frozenset[int]:
-    return frozenset(process.pid for process in psutil.Process(pid).children(recursive=True))
+def _descendants(pid: int) -> frozenset[ProcessMark]:
+    marks = set()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended in between
+                marks.add(mark_of(process))
+    return frozenset(marks)
+
+
+def _pids(marks: frozenset[ProcessMark]) -> frozenset[int]:
+    return frozenset(mark.pid for mark in marks)
+
+
+def _struck(pid: int, number: signal.Signals) -> frozenset[ProcessMark]:
+    """Send a process a signal. Raises NotNow if there is no such process any more."""
+    try:
+        mark = mark_of(psutil.Process(pid))
+        os.kill(pid, number)
+    except (psutil.Error, ProcessLookupError):
+        raise NotNow from None
+    return frozenset({mark})

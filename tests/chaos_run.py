@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from s2d_ray.serve.run_file import ProcessMark
 from tests.chaos_faults import TOUCHES, Kind, NotNow, Part, Site
 from tests.chaos_streams import Load, Served
 
@@ -96,7 +97,7 @@ class Chaos:
         self._rng = random.Random(seed)
         self._report = report
         self._start_s = time.monotonic()
-        self._lost: list[tuple[Fault, frozenset[int]]] = []
+        self._lost: list[tuple[Fault, frozenset[ProcessMark]]] = []
         self._failovers: dict[str, float] = {}
         self._count_at_s = 0.0
         self.faults: list[Fault] = []
@@ -160,7 +161,7 @@ class Chaos:
                 self._count_at_s = time.monotonic() + COUNT_EVERY_S
             time.sleep(LOOK_EVERY_S)
 
-    def _look(self, fault: Fault, lost: frozenset[int]) -> None:
+    def _look(self, fault: Fault, lost: frozenset[ProcessMark]) -> None:
         passed_s = time.monotonic() - fault.struck_s
         if all(self._site.is_whole(part, lost) for part in TOUCHES[fault.kind]):
             fault.back_s = time.monotonic()

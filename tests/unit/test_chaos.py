@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from s2d_ray.serve.run_file import ProcessMark
 from tests import chaos_run
 from tests.chaos_faults import TOUCHES, Kind, NotNow, Part
 from tests.chaos_run import Chaos, Fault, judge, recoveries
@@ -136,15 +137,15 @@ class Played:
         self.done: list[Served] = []
         self.is_over = False
 
-    def strike(self, kind: Kind, _rng: random.Random) -> frozenset[int]:
+    def strike(self, kind: Kind, _rng: random.Random) -> frozenset[ProcessMark]:
         assert not TOUCHES[kind] & self.looks.keys(), "it would take the last replica"
         if kind is Kind.RAYLET_KILLED and len(self.struck) % 2:
             raise NotNow
         self.struck.append(kind)
         self.looks |= dict.fromkeys(TOUCHES[kind], 3)
-        return frozenset({len(self.struck)})
+        return frozenset({ProcessMark(len(self.struck), 0.0)})
 
-    def is_whole(self, part: Part, _lost: frozenset[int]) -> bool:
+    def is_whole(self, part: Part, _lost: frozenset[ProcessMark]) -> bool:
         left = self.looks.pop(part, 0)
         if left > 1:
             self.looks[part] = left - 1
