@@ -5,7 +5,7 @@ PORT ?= 8000
 TORCH_INDEX ?=
 # Name of the image that `make image` builds; its tag is the version.
 IMAGE ?= s2d-ray
-# Handed on to pytest (`make test`), or to what `make exact`, `soak`, `fuzz`, `flood`, `load` and
+# Handed on to pytest (`make test`), or to what `make exact`, `soak`, `fuzz`, `flood`, `chaos`, `load` and
 # `audit` run.
 ARGS ?=
 
@@ -13,7 +13,7 @@ VENV := .venv
 INSTALL := $(PYTHON) s2d_ray/install.py --torch-index "$(TORCH_INDEX)"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test lint exact soak fuzz flood load audit chart kube-tools image \
+.PHONY: help serve stop test lint exact soak fuzz flood chaos load audit chart kube-tools image \
 	test-image setup setup-dev clean
 
 help: ## say what there is
@@ -48,6 +48,9 @@ fuzz: setup-dev ## send the API thousands of right and wrong requests; ARGS go t
 
 flood: setup-dev ## measure what a flooding tenant does to another's waits; ARGS go to it
 	@$(VENV)/bin/python -m tests.flood_live $(ARGS)
+
+chaos: setup-dev ## ten minutes of faults on a local cluster beside open streams; ARGS go to it
+	@$(VENV)/bin/python -m tests.chaos $(ARGS)
 
 load: setup-dev ## ten minutes of open-loop load, on the quickstart or on --url; ARGS go to it
 	@$(VENV)/bin/python -m tests.load $(ARGS)

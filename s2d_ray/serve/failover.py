@@ -29,9 +29,6 @@ from s2d_ray.errors import Unavailable
 
 logger = logging.getLogger("ray.serve")
 
-WAIT_S = 60.0
-"""Longest wait for a replica that goes on with a text."""
-
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
 """Between attempts; the first one comes at once."""
 
@@ -122,29 +119,24 @@ class Failover:
 
 
 async def unbroken(
-    request: GenerateRequest,
-    attempt: Attempt,
-    on_failover: Callable[[], None],
-    *,
-    wait_s: float = WAIT_S,
+    request: GenerateRequest, attempt: Attempt, on_failover: Callable[[], None]
 ) -> AsyncGenerator[Event, None]:
     """The events of a request as one stream, whatever becomes of the replicas that write it.
 
-    on_failover: called whenever another replica has taken it over. wait_s: longest wait for that.
-    Raises: RequestError; Unavailable with code "replica_lost" if nobody took it over in time.
+    It waits for a replica that goes on as long as it is listened to: the longest time of a request
+    ends that. on_failover: called whenever another replica has taken it over.
+    Raises: RequestError; Unavailable with code "replica_lost" if it may not be tried again.
     """
-    now_s = asyncio.get_running_loop().time
     failover = Failover(request)
-    until_s: float | None = None
     pause_s = 0.0
     while True:
         try:
-            async with aclosing(_heard(attempt(request), until_s)) as events:
+            async with aclosing(attempt(request)) as events:
                 async for event in events:
                     told = failover.take(event)
                     if isinstance(event, Started) and failover.has_moved:
                         on_failover()
-                        until_s, pause_s = None, 0.0
+                        pause_s = 0.0
                     if told is not None:
                         yield told
                     if isinstance(event, Finished | Refused):
@@ -155,25 +147,6 @@ async def unbroken(
         except Unavailable:
             if not failover.has_moved:
                 raise
-        until_s = until_s or now_s() + wait_s
-        if now_s() + pause_s >= until_s:
-            raise Unavailable(f"no replica took the text over in {wait_s:.0f} s", code=CODE)
         request = failover.again()
         await asyncio.sleep(pause_s)
         pause_s = min(max(FIRST_PAUSE_S, 2 * pause_s), LONGEST_PAUSE_S)
-
-
-async def _heard(
-    events: AsyncGenerator[Event, None], until_s: float | None
-) -> AsyncGenerator[Event, None]:
-    """The same events, the first of them by that time of the loop's clock. Raises ReplicaLost."""
-    async with aclosing(events):
-        try:
-            async with asyncio.timeout_at(until_s):
-                first = await anext(events, None)
-        except TimeoutError:
-            raise ReplicaLost("no replica took it in time") from None
-        if first is not None:
-            yield first
-            async for event in events:
-                yield event

@@ -1,16 +1,20 @@
-"""A cluster of one node in this process, and a config deployed on it."""
+"""A cluster on this machine, and a config deployed on it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from s2d_ray.config import AppConfig
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 os.environ |= {
     "RAY_AUTH_MODE": "disabled",
@@ -23,9 +27,40 @@ os.environ |= {
 os.environ.pop("RAY_ADDRESS", None)
 
 
+OBJECT_STORE_BYTES = 80 * 2**20
+LOGICAL_CPUS = 16
+
+
+def _node(labels: Mapping[str, str]) -> dict[str, Any]:
+    """Arguments of a node of the cluster."""
+    return {
+        "num_cpus": LOGICAL_CPUS,
+        "labels": dict(labels),
+        "object_store_memory": OBJECT_STORE_BYTES,
+    }
+
+
+def add_raylet(cluster: Cluster, labels: Mapping[str, str]) -> None:
+    """Another node. Ray gives it 30 s to start, which is not enough on a busy machine."""
+    for last in (False, False, True):
+        try:
+            cluster.add_node(**_node(labels))
+            return
+        except Exception:  # Ray raises no other class here
+            if last:
+                raise
+
+
 @contextlib.contextmanager
-def deployed(config: AppConfig) -> Iterator[None]:
-    """The config on a cluster that ends with this; its targets answer."""
+def deployed(
+    config: AppConfig,
+    head: Mapping[str, str] | None = None,
+    raylets: Sequence[Mapping[str, str]] = (),
+) -> Iterator[Cluster]:
+    """The config on a cluster that ends with this; its targets answer.
+
+    head: labels of its first node; by default that is every place. raylets: labels of other nodes.
+    """
     import ray
     from ray.cluster_utils import Cluster
 
@@ -43,18 +78,18 @@ def deployed(config: AppConfig) -> Iterator[None]:
         cluster = Cluster(
             initialize_head=True,
             head_node_args={
-                "num_cpus": 16,
-                "labels": labels_of_all(config),
-                "object_store_memory": 80 * 2**20,
+                **_node(labels_of_all(config) if head is None else head),
                 "include_dashboard": False,
                 "temp_dir": str(temp_dir),
             },
         )
         try:
+            for labels in raylets:
+                add_raylet(cluster, labels)
             ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
             deploy.deploy(config)
             deploy.wait_until_ready(config, lambda line: None)
-            yield
+            yield cluster
         finally:
             ray.shutdown()
             cluster.shutdown()

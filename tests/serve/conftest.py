@@ -30,6 +30,9 @@ def service(smollm2: Path) -> Iterator[Service]:
         }
     )
     ensure_draft(QUICKSTART.draft)
-    with deployed(config), contextlib.closing(Service(config)) as service:
+    with (
+        deployed(config) as cluster,
+        contextlib.closing(Service(config, cluster)) as service,
+    ):
         service.wait_for_draft()
         yield service

@@ -7,12 +7,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import openai
 
 from s2d_ray.config import AppConfig, load_config
+
+if TYPE_CHECKING:
+    from ray.cluster_utils import Cluster
 
 QUICKSTART = load_config(Path(__file__).parents[2] / "deployments" / "quickstart.yaml")
 TARGETS = tuple(QUICKSTART.targets)
@@ -57,8 +60,9 @@ class Ask:
 class Service:
     """The address of a running service and what tests ask of it."""
 
-    def __init__(self, config: AppConfig) -> None:
+    def __init__(self, config: AppConfig, cluster: Cluster) -> None:
         self.config = config
+        self.cluster = cluster
         self.url = f"http://{config.http.host}:{config.http.port}"
         self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
         self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none")

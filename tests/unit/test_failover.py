@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
 
 import pytest
 
@@ -89,8 +88,8 @@ class Replicas:
     def count(self) -> None:
         self.num_failovers += 1
 
-    async def told(self, **options: Any) -> list[Event]:
-        return [event async for event in unbroken(REQUEST, self.attempt, self.count, **options)]
+    async def told(self) -> list[Event]:
+        return [event async for event in unbroken(REQUEST, self.attempt, self.count)]
 
 
 def test_a_lost_text_goes_on_behind_what_was_told_under_an_id_of_its_own() -> None:
@@ -153,12 +152,18 @@ def test_a_refusal_of_the_request_itself_is_told() -> None:
 
 
 @pytest.mark.parametrize("last", [OTHERS, LOST, None, Unavailable("not deployed")])
-def test_with_nobody_to_take_it_over_the_stream_ends_with_a_named_error(last: Step) -> None:
-    """After the wait: refused, lost, silent for lack of a replica, or not deployed."""
+def test_with_nobody_to_take_it_over_the_stream_waits_until_it_is_given_up(last: Step) -> None:
+    """Refused, lost, silent for lack of a replica, or not deployed: the request's longest time ends
+    it, and nothing stays open.
+    """
     replicas = Replicas([STARTED, delta("a", 1), LOST], [last])
-    with pytest.raises(Unavailable) as raised:
-        asyncio.run(replicas.told(wait_s=0.02))
-    assert (raised.value.status, raised.value.code) == (503, "replica_lost")
+
+    async def give_up() -> None:
+        async with asyncio.timeout(0.1):
+            await replicas.told()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(give_up())
     assert len(replicas.requests) >= 2
     assert replicas.order[-1] == f"close {len(replicas.requests)}"
     assert replicas.num_failovers == 0
