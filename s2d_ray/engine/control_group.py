@@ -154,7 +154,7 @@ class ControlGroup:
         num_rows: texts that decode in it. insists: one of them must speculate, so that no window
         can be. Without a share everything may.
         """
-        load = 1 << num_rows.bit_length()
+        load = load_of(num_rows)
         comparison = self._by_load.setdefault(load, Comparison())
         if load != self._load or insists or not self.share:
             self._load = load
@@ -225,3 +225,8 @@ def _quantile(degrees: int) -> float:
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
     return z + first / degrees + second / degrees**2 + third / degrees**3
+
+
+def load_of(num_rows: int) -> int:
+    """The smallest power of two above a number of rows: loads that are judged alike."""
+    return 1 << num_rows.bit_length()

@@ -1,0 +1,230 @@
+"""Which plan the rows of `mode: auto` follow now: one of those that calibration kept for their class.
+
+One controller per target replica, its state its own. It starts from the plan that calibration
+found best, and goes by what is accepted (`acceptance.py`) and what work costs (`live_costs.py`)
+since. Classes and loads are decided apart, so that a row more or less changes the plan in the next
+step, without a new decision. A decision takes the longer the less it promises. Pure: it knows no
+clock but the seconds of steps.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from s2d_ray.core.cascade import Plan
+from s2d_ray.core.cost_model import CostModel
+from s2d_ray.core.goodput import Candidate
+from s2d_ray.engine.acceptance import Acceptance
+from s2d_ray.engine.control_group import load_of
+from s2d_ray.engine.live_costs import LiveCosts, StepWork
+
+LOOK_EVERY_S = 0.05
+"""Seconds of steps between two looks at the candidates of a class."""
+
+LONGEST_LOOK_S = 0.25
+"""One long step counts as no more."""
+
+MARGIN = math.log(1.03)
+"""A plan must be so much better to be worth a change."""
+
+ENOUGH = 0.08
+"""Of the gain beyond the margin (on a logarithmic scale) times the seconds that it has lasted: a
+plan twice as good is taken after 0.3 s, one that is a tenth better after 3 s."""
+
+EXPLORED, EXPLORED_FROM_PLAIN = 0.02, 0.05
+"""Share of steps in which another plan is tried. Plain decoding teaches nothing of other plans."""
+
+TRIAL = 8
+"""Steps of one trial."""
+
+PROMISING = 0.7
+"""A plan expected to be worse than so many times the best one is not tried."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan in force. index: of the candidate in its class. why: for reply, log and health."""
+
+    task: str
+    index: int
+    candidate: Candidate
+    why: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """Another plan came into force for a class and a load. load: it holds below so many rows."""
+
+    task: str
+    load: int
+    before: Plan
+    after: Plan
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"class {self.task}, fewer than {self.load} texts: {words(self.before)} → "
+            f"{words(self.after)}; {self.why}"
+        )
+
+
+@dataclass
+class _Entry:
+    """The plan of one load. evidence: for another one, see `ENOUGH`."""
+
+    choice: Choice
+    evidence: float = 0.0
+
+
+@dataclass
+class _Class:
+    """One class of task. trial: the candidate that is tried now, for so many more steps."""
+
+    candidates: Sequence[Candidate]
+    acceptance: Acceptance
+    entries: dict[int, _Entry] = field(default_factory=dict)
+    since_look_s: float = 0.0
+    trial: int | None = None
+    trial_steps: int = 0
+
+
+class Controller:
+    """Plans of one replica's target.
+
+    candidates: by class, plain decoding among them; never empty. costs: as calibrated.
+    """
+
+    def __init__(
+        self,
+        candidates: Mapping[str, Sequence[Candidate]],
+        costs: CostModel,
+        rng: random.Random,
+    ) -> None:
+        self._random = rng
+        self._classes = {
+            task: _Class(kept, Acceptance(kept)) for task, kept in candidates.items()
+        }
+        self.costs = LiveCosts(costs)
+        self.num_changes = 0
+
+    def begin(self, tasks: Sequence[str], num_rows: int, *, frozen: bool) -> dict[str, Choice]:
+        """The plans of the next step, for the classes of its rows. frozen: nothing is tried."""
+        return {task: self._begin(task, num_rows, frozen) for task in tasks}
+
+    def learn(self, choice: Choice, rounds: int, accepted: int) -> None:
+        """What became of rounds whose plan was `choice`, and that the draft served."""
+        self._classes[choice.task].acceptance.learn(choice.index, rounds, accepted)
+
+    def took(self, work: StepWork) -> None:
+        """What the step's work took."""
+        self.costs.take(work)
+
+    def decide(self, tasks: Sequence[str], num_rows: int, seconds: float) -> list[Change]:
+        """Behind each step: which plans change by what is known now. seconds: of that step."""
+        return [
+            change for task in tasks if (change := self._decide(task, num_rows, seconds)) is not None
+        ]
+
+    def plans(self) -> dict[str, dict[int, Choice]]:
+        """What is in force, by class and load."""
+        return {
+            task: {load: entry.choice for load, entry in sorted(each.entries.items())}
+            for task, each in self._classes.items()
+        }
+
+    def shift(self, task: str) -> float:
+        """See `Acceptance.shift`."""
+        return self._classes[task].acceptance.shift
+
+    def _begin(self, task: str, num_rows: int, frozen: bool) -> Choice:
+        mine, load = self._classes[task], load_of(num_rows)
+        if load not in mine.entries:
+            best, _ = self._best(mine, num_rows)
+            mine.entries[load] = _Entry(self._choice(task, best, num_rows))
+        choice = mine.entries[load].choice
+        if frozen:
+            mine.trial = None
+            return choice
+        share = EXPLORED_FROM_PLAIN if choice.candidate.is_plain else EXPLORED
+        if mine.trial is None and self._random.random() < share / TRIAL:
+            mine.trial = self._to_try(mine, choice.index, num_rows)
+            mine.trial_steps = TRIAL
+        if mine.trial is None:
+            return choice
+        trial = Choice(task, mine.trial, mine.candidates[mine.trial], "tried for some steps")
+        mine.trial_steps -= 1
+        if not mine.trial_steps:
+            mine.trial = None
+        return trial
+
+    def _to_try(self, mine: _Class, current: int, num_rows: int) -> int | None:
+        """Another candidate that may be as good, or the best one that speculates: whether it would
+        pay is learned from it alone."""
+        worth = [self._goodput(mine, index, num_rows) for index in range(len(mine.candidates))]
+        others = [
+            index
+            for index, each in enumerate(mine.candidates)
+            if index != current and not each.is_plain
+        ]
+        if not others:
+            return None
+        best = max(others, key=lambda index: worth[index])
+        promising = [index for index in others if worth[index] >= PROMISING * max(worth)]
+        return self._random.choice(sorted({best, *promising}))
+
+    def _decide(self, task: str, num_rows: int, seconds: float) -> Change | None:
+        mine, load = self._classes[task], load_of(num_rows)
+        mine.since_look_s += min(seconds, LONGEST_LOOK_S)
+        entry = mine.entries.get(load)
+        if mine.since_look_s < LOOK_EVERY_S or entry is None:
+            return None
+        passed_s, mine.since_look_s = mine.since_look_s, 0.0
+        best, worth = self._best(mine, num_rows)
+        gain = math.log(worth / self._goodput(mine, entry.choice.index, num_rows)) - MARGIN
+        entry.evidence = max(0.0, entry.evidence + gain * passed_s)
+        if gain <= 0 or entry.evidence < ENOUGH:
+            return None
+        before = entry.choice.candidate.plan
+        mine.entries[load] = _Entry(self._choice(task, best, num_rows))
+        self.num_changes += 1
+        why = (
+            f"{math.exp(gain + MARGIN):.2f} times as good at {num_rows} texts: draft × "
+            f"{self.costs.draft:.2f}, forward × {self.costs.forward:.2f}, served "
+            f"{self.costs.served:.2f}, acceptance {mine.acceptance.shift:+.2f}"
+        )
+        return Change(task, load, before, mine.candidates[best].plan, why)
+
+    def _choice(self, task: str, index: int, num_rows: int) -> Choice:
+        mine = self._classes[task]
+        worth = self._goodput(mine, index, num_rows)
+        plain = [self._goodput(mine, i, num_rows) for i in self._plain(mine)]
+        candidate = mine.candidates[index]
+        over = f", {worth / max(plain):.2f} times plain decoding" if plain else ""
+        why = f"class {task}, fewer than {load_of(num_rows)} texts: {words(candidate.plan)}{over}"
+        return Choice(task, index, candidate, why)
+
+    @staticmethod
+    def _plain(mine: _Class) -> list[int]:
+        return [index for index, each in enumerate(mine.candidates) if each.is_plain]
+
+    def _best(self, mine: _Class, num_rows: int) -> tuple[int, float]:
+        """The candidate of the highest goodput, of equal ones the first, and that goodput."""
+        worth = [self._goodput(mine, index, num_rows) for index in range(len(mine.candidates))]
+        best = max(range(len(worth)), key=lambda index: worth[index])
+        return best, worth[best]
+
+    def _goodput(self, mine: _Class, index: int, num_rows: int) -> float:
+        committed = mine.acceptance.committed(index)
+        return self.costs.goodput(mine.candidates[index], committed, num_rows)
+
+
+def words(plan: Plan) -> str:
+    """A plan in a log line."""
+    if plan.max_proposal == 0:
+        return "plain decoding"
+    thresholds = "/".join(f"{threshold:g}" for threshold in plan.exit_thresholds)
+    width = f", {plan.tree_width} wide" if plan.tree_width > 1 else ""
+    return f"up to {plan.max_proposal} at {thresholds or '-'}, stop {plan.stop_threshold:g}{width}"
