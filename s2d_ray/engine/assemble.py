@@ -74,8 +74,9 @@ class Target:
             self.batch.queue_depth,
             self.batch.outstanding_tokens,
             self.loop.silent_s,
-            dict(self.batch.counters),
+            {**self.batch.counters, **self.loop.steering.counters},
             self.batch.fingerprint,
+            self.loop.steering.state(),
         )
 
     def stop(self) -> None:

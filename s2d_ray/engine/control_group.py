@@ -51,6 +51,9 @@ class Benefit:
     high: float
     num_windows: int
 
+    def __str__(self) -> str:
+        return f"{self.ratio:.2f} times plain decoding ({self.low:.2f} to {self.high:.2f})"
+
 
 @dataclass
 class _Work:
@@ -76,9 +79,10 @@ class _Pair:
 
 @dataclass
 class Comparison:
-    """The windows of one load, and whether speculation is on there."""
+    """The windows of one load, and whether speculation is on there. verdict: by which it went so."""
 
     is_on: bool = True
+    verdict: Benefit | None = None
     pairs: deque[_Pair] = field(default_factory=lambda: deque(maxlen=MOST_PAIRS))
 
     def take(self, window: _Work, before: _Work) -> bool:
@@ -91,7 +95,7 @@ class Comparison:
         if benefit is None:
             return False
         if benefit.high < 1.0 if self.is_on else benefit.low > 1.0:
-            self.is_on = not self.is_on
+            self.is_on, self.verdict = not self.is_on, benefit
             self.pairs.clear()  # the next verdict comes from new windows
             return True
         return False
@@ -102,10 +106,10 @@ class Comparison:
         Sums over all windows, so that long steps weigh as much as they last; the interval by
         leaving out each window in turn (the jackknife), on a logarithmic scale.
         """
-        count = len(self.pairs)
+        rows = [_row(pair) for pair in tuple(self.pairs)]  # /health asks from another thread
+        count = len(rows)
         if count < FEWEST_PAIRS:
             return None
-        rows = [_row(pair) for pair in self.pairs]
         sums = [sum(column) for column in zip(*rows, strict=True)]
         whole = _log_ratio(sums)
         parts = [_log_ratio([a - b for a, b in zip(sums, row, strict=True)]) for row in rows]
@@ -136,35 +140,41 @@ class ControlGroup:
         self._load = 0
         self._before: deque[tuple[int, float]] = deque(maxlen=BEFORE)
         self._window: _Work | None = None
+        self._counts = True
         self._num_steps = 0
         self._chance = 0.0
 
     def comparisons(self) -> dict[int, Comparison]:
-        """By load: the smallest power of two above the number of rows."""
+        """By load, see `load_of`."""
         return self._by_load
+
+    def verdict(self, num_rows: int) -> str:
+        """What was found at such a load, in words."""
+        comparison = self._by_load[load_of(num_rows)]
+        state = "pays" if comparison.is_on else "does not pay"
+        return f"{state} with fewer than {load_of(num_rows)} texts, {comparison.verdict}"
 
     @property
     def in_window(self) -> bool:
         """Whether the steps now are a window's."""
         return self._window is not None
 
-    def allows(self, num_rows: int, *, insists: bool) -> bool:
+    def allows(self, num_rows: int, *, measures: bool = True) -> bool:
         """Whether the next step may speculate; to be asked before each step that would.
 
-        num_rows: texts that decode in it. insists: one of them must speculate, so that no window
-        can be. Without a share everything may.
+        num_rows: texts that decode in it. measures: False if the step is no measure, and no window
+        may be: a row insists on speculation, say. Without a share everything may.
         """
         load = load_of(num_rows)
         comparison = self._by_load.setdefault(load, Comparison())
-        if load != self._load or insists or not self.share:
+        self._counts = measures and self.share > 0
+        if load != self._load or not self._counts:
             self._load = load
             self._forget()
         elif self._window is None and self._draws_window():
             self._window = _Work()
             self._num_steps = 0
-        if not self.share:
-            return True
-        return comparison.is_on != self.in_window
+        return self.share == 0 or comparison.is_on != self.in_window
 
     def took(self, num_tokens: int, seconds: float, *, is_warm: bool = True) -> bool:
         """What the step just asked about came to. -> whether speculation went on or off by it.
@@ -172,6 +182,8 @@ class ControlGroup:
         is_warm: whether the draft held all its rows. What it takes to begin again after a pause
         is no part of a window with speculation.
         """
+        if not self._counts:
+            return False
         if self._window is None:
             self._before.append((num_tokens, seconds))
             if len(self._before) == BEFORE and not self._chance:

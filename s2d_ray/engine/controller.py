@@ -94,7 +94,8 @@ class _Class:
 class Controller:
     """Plans of one replica's target.
 
-    candidates: by class, plain decoding among them; never empty. costs: as calibrated.
+    candidates: by class, plain decoding among them; never empty. A task without a class of its own
+    goes by the first. costs: as calibrated.
     """
 
     def __init__(
@@ -108,7 +109,10 @@ class Controller:
             task: _Class(kept, Acceptance(kept)) for task, kept in candidates.items()
         }
         self.costs = LiveCosts(costs)
-        self.num_changes = 0
+
+    def class_of(self, task: str) -> str:
+        """The class that serves a task."""
+        return task if task in self._classes else next(iter(self._classes))
 
     def begin(self, tasks: Sequence[str], num_rows: int, *, frozen: bool) -> dict[str, Choice]:
         """The plans of the next step, for the classes of its rows. frozen: nothing is tried."""
@@ -131,13 +135,9 @@ class Controller:
     def plans(self) -> dict[str, dict[int, Choice]]:
         """What is in force, by class and load."""
         return {
-            task: {load: entry.choice for load, entry in sorted(each.entries.items())}
+            task: {load: entry.choice for load, entry in sorted(dict(each.entries).items())}
             for task, each in self._classes.items()
         }
-
-    def shift(self, task: str) -> float:
-        """See `Acceptance.shift`."""
-        return self._classes[task].acceptance.shift
 
     def _begin(self, task: str, num_rows: int, frozen: bool) -> Choice:
         mine, load = self._classes[task], load_of(num_rows)
@@ -154,7 +154,8 @@ class Controller:
             mine.trial_steps = TRIAL
         if mine.trial is None:
             return choice
-        trial = Choice(task, mine.trial, mine.candidates[mine.trial], "tried for some steps")
+        why = f"tried for some steps; else {choice.why}"
+        trial = Choice(task, mine.trial, mine.candidates[mine.trial], why)
         mine.trial_steps -= 1
         if not mine.trial_steps:
             mine.trial = None
@@ -189,7 +190,6 @@ class Controller:
             return None
         before = entry.choice.candidate.plan
         mine.entries[load] = _Entry(self._choice(task, best, num_rows))
-        self.num_changes += 1
         why = (
             f"{math.exp(gain + MARGIN):.2f} times as good at {num_rows} texts: draft × "
             f"{self.costs.draft:.2f}, forward × {self.costs.forward:.2f}, served "

@@ -210,4 +210,6 @@ def _target_health(status: object | None, num_failovers: int) -> TargetHealth:
         "queue_depth": status.queue_depth,
         "failovers": num_failovers,
     }
-    return TargetHealth(True, status.bitwise_exact, status.draft_circuit, counters)
+    return TargetHealth(
+        True, status.bitwise_exact, status.draft_circuit, counters, status.control
+    )

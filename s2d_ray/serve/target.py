@@ -42,6 +42,7 @@ class TargetStatus:
     queue_depth: int
     counters: dict[str, int] = field(default_factory=dict)
     fingerprint: str = ""
+    control: dict[str, Any] = field(default_factory=dict)
 
 
 class TargetReplica:
@@ -111,6 +112,7 @@ class TargetReplica:
                 "impatient_turns": self._turns.num_impatient,
             },
             fingerprint=engine.fingerprint,
+            control=engine.control,
         )
 
     async def record_autoscaling_stats(self) -> dict[str, float]:

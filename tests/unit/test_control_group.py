@@ -53,7 +53,7 @@ class Replica:
         return (1.0 + self.accepted) / self.cost
 
     def step(self) -> None:
-        speculates = self.group.allows(self.num_rows, insists=False)
+        speculates = self.group.allows(self.num_rows)
         tokens = self.num_rows
         if speculates:
             tokens += sum(self._chain() for _ in range(self.num_rows))
@@ -151,11 +151,10 @@ def test_windows_lie_at_random_places() -> None:
     assert 0.5 < spread / mean < 2.0
 
 
-def test_a_row_that_insists_has_no_window_and_none_is_measured_beside_it() -> None:
+def test_there_is_no_window_where_a_step_is_no_measure() -> None:
     group = ControlGroup(0.25, random.Random(0))
     for step in range(2_000):
-        insists = step % 12 == 0
-        assert group.allows(2, insists=insists)
+        assert group.allows(2, measures=step % 12 > 0)
         group.took(4, 0.03)
     assert not group.comparisons()[4].pairs
 
@@ -163,9 +162,9 @@ def test_a_row_that_insists_has_no_window_and_none_is_measured_beside_it() -> No
 def test_a_window_whose_load_changes_counts_for_nothing() -> None:
     group = ControlGroup(0.25, random.Random(0))
     while not group.in_window:
-        group.allows(1, insists=False)
+        group.allows(1)
         group.took(1, 0.03)
-    assert group.allows(8, insists=False)
+    assert group.allows(8)
     assert not group.in_window
     assert not any(each.pairs for each in group.comparisons().values())
 
@@ -174,7 +173,7 @@ def test_without_a_share_everything_may_speculate_even_where_it_went_off() -> No
     replica = Replica(0, 0.1, 1.6)
     replica.run_until_off()
     replica.group.share = 0.0
-    assert all(replica.group.allows(4, insists=False) for _ in range(100))
+    assert all(replica.group.allows(4) for _ in range(100))
 
 
 def test_what_the_draft_takes_to_begin_again_is_no_part_of_a_window_with_speculation() -> None:
@@ -183,10 +182,10 @@ def test_what_the_draft_takes_to_begin_again_is_no_part_of_a_window_with_specula
     replica.run_until_off()
     group = replica.group
     while not group.in_window:
-        group.allows(4, insists=False)
+        group.allows(4)
         group.took(4, 0.03)
     for _ in range(PATIENCE):
-        group.allows(4, insists=False)
+        group.allows(4)
         group.took(4, 0.5, is_warm=False)
     assert not group.in_window
     assert not replica.comparison().pairs

@@ -1,0 +1,226 @@
+"""Between a target's batch and what decides on speculation: plans into rows, outcomes back.
+
+Before a round it gives each row of `mode: auto` its plan, after it the controller and the control
+group learn what came of it. Nothing here changes a text: a plan only says what is guessed. No
+model, no clock and no Ray; the target's loop tells it how long things took.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from s2d_ray.core.cascade import Plan
+from s2d_ray.engine.control_group import ControlGroup
+from s2d_ray.engine.controller import Choice, Controller
+from s2d_ray.engine.live_costs import StepWork
+from s2d_ray.engine.messages import GenerateRequest, Mode
+from s2d_ray.engine.sequence import Sequence
+from s2d_ray.engine.target_batch import Round, Step
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an operator sets, live.
+
+    frozen: plans stay as they are, and nothing is tried or measured. share: of steps without
+    speculation, by which its benefit is measured; 0: none, and nothing goes off by itself.
+    """
+
+    frozen: bool = False
+    share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one round: of the draft's call, of the forward and its draws, and of all."""
+
+    call_s: float
+    forward_s: float
+    whole_s: float
+
+
+@dataclass(frozen=True)
+class _Now:
+    """What was decided for the round that runs.
+
+    chosen: by class. can_ask: whether the draft could be asked. is_measure: whether the round
+    tells what speculation is worth.
+    """
+
+    num_rows: int = 0
+    chosen: Mapping[str, Choice] = field(default_factory=dict)
+    can_ask: bool = False
+    is_measure: bool = False
+
+
+class Steering:
+    """Of one replica. Without a controller, rows follow the plans of their requests.
+
+    `take`, `follow` and `state` may be called from any thread, the rest from the loop's.
+    """
+
+    def __init__(self, settings: Settings = Settings(), seed: int = 0) -> None:
+        self._settings = settings
+        self._controller: Controller | None = None
+        self._group = ControlGroup(settings.share, random.Random(seed))
+        self._now = _Now()
+        self.counters: Counter[str] = Counter()
+
+    def take(self, settings: Settings) -> None:
+        """Go by these settings from the next round on."""
+        self._settings = settings
+        self._group.share = settings.share
+
+    def follow(self, controller: Controller | None) -> None:
+        """Take plans from this controller, from the next round on."""
+        self._controller = controller
+
+    def begin(self, running: Iterable[Sequence], *, draft_available: bool) -> None:
+        """Before a round: give rows their plans, and say which of them pause."""
+        rows = [text for text in running if not text.prefilling]
+        steered = [text for text in rows if text.request.mode is Mode.AUTO]
+        chosen = self._choose(steered, len(rows))
+        for text in steered:
+            text.paused = False
+        insists = any(text.request.insists for text in rows)
+        is_measure = draft_available and not insists and not self._settings.frozen
+        if any(text.wants_proposal and not text.request.insists for text in steered):
+            self._pause(steered, len(rows), is_measure=is_measure)
+        else:
+            is_measure = False
+        self._now = _Now(len(rows), chosen, draft_available, is_measure)
+
+    def end(self, step: Step, times: Times) -> None:
+        """After a round that was committed: learn from it, and decide."""
+        self._learn(step.rounds)
+        if step.has_prompts or not step.rounds:
+            return
+        now, controller = self._now, self._controller
+        if controller is not None and now.chosen:
+            controller.took(self._work(step, times))
+            if not self._settings.frozen:
+                for change in controller.decide(list(now.chosen), now.num_rows, times.whole_s):
+                    self.counters["plan_changes"] += 1
+                    logger.info("plan of %s", change)
+        if now.is_measure:
+            self._measure(step.rounds, times.whole_s)
+
+    def state(self) -> dict[str, Any]:
+        """What /health shows: the plans in force by class and load, the measured benefit by load.
+
+        A load is called by the number of texts that it is below.
+        """
+        plans = {} if self._controller is None else self._controller.plans()
+        benefit = {}
+        for load, each in sorted(dict(self._group.comparisons()).items()):
+            measured = each.benefit()
+            told = {} if measured is None else vars(measured)
+            benefit[str(load)] = {"is_on": each.is_on, **told}
+        return {
+            "frozen": self._settings.frozen,
+            "plans": {
+                task: {str(load): choice.why for load, choice in by_load.items()}
+                for task, by_load in plans.items()
+            },
+            "benefit": benefit,
+        }
+
+    def _choose(self, steered: Items[Sequence], num_rows: int) -> Mapping[str, Choice]:
+        """Give rows the plans of their classes. -> those."""
+        controller = self._controller
+        if controller is None:
+            for text in steered:
+                text.plan, text.why = text.request.plan, _own(text.request)
+            return {}
+        classes = [controller.class_of(text.request.task) for text in steered]
+        tasks = list(dict.fromkeys(classes))
+        chosen = controller.begin(tasks, num_rows, frozen=self._settings.frozen)
+        for text, task in zip(steered, classes, strict=True):
+            text.plan = _with_fixed(chosen[task].candidate.plan, text.request)
+            text.why = chosen[task].why
+            if text.request.fixed:
+                text.why = f"{_own(text.request)}; {text.why}"
+        return chosen
+
+    def _pause(self, steered: Items[Sequence], num_rows: int, *, is_measure: bool) -> None:
+        """Let rows pause where the control group says so; one that insists never does."""
+        allowed = self._group.allows(num_rows, measures=is_measure)
+        in_window = self._group.in_window
+        self.counters["control_steps"] += in_window
+        for text in steered:
+            text.paused = not allowed and not text.request.insists
+            if text.paused and not in_window:
+                text.why = f"off: {self._group.verdict(num_rows)}"
+
+    def _learn(self, rounds: Items[Round]) -> None:
+        """Acceptance, of rounds that had the guesses which their plan calls for."""
+        if self._controller is None:
+            return
+        num_rounds: Counter[str] = Counter()
+        num_accepted: Counter[str] = Counter()
+        for each in rounds:
+            task = self._class_of(each.sequence)
+            if task is None or each.sequence.paused:
+                continue
+            is_plain = self._now.chosen[task].candidate.is_plain
+            if is_plain or each.sequence.answered or each.num_drafted:
+                num_rounds[task] += 1
+                num_accepted[task] += each.num_accepted
+        for task, count in num_rounds.items():
+            self._controller.learn(self._now.chosen[task], count, num_accepted[task])
+
+    def _class_of(self, text: Sequence) -> str | None:
+        """The class whose plan a row follows as it is; None if it follows another."""
+        controller, request = self._controller, text.request
+        if controller is None or request.mode is not Mode.AUTO or request.fixed:
+            return None
+        task = controller.class_of(request.task)
+        return task if task in self._now.chosen else None
+
+    def _work(self, step: Step, times: Times) -> StepWork:
+        """The round as costs see it. Where rows of other plans asked too, the call is no measure."""
+        texts = [each.sequence for each in step.rounds]
+        asking = [text for text in texts if text.asked or text.plan.max_proposal > 0]
+        classes = [self._class_of(text) for text in asking if not text.paused]
+        drafted = [self._now.chosen[task].candidate for task in classes if task is not None]
+        if len(drafted) < len(classes) or not self._now.can_ask:
+            drafted = []
+        return StepWork(
+            texts=len(texts),
+            tokens=len(step.token_ids),
+            call_s=times.call_s,
+            forward_s=times.forward_s,
+            drafted=drafted,
+            asked=sum(text.asked for text in texts),
+            answered=sum(text.answered for text in texts),
+        )
+
+    def _measure(self, rounds: Items[Round], seconds: float) -> None:
+        texts = [each.sequence for each in rounds]
+        is_warm = all(text.answered for text in texts if text.asked)
+        num_tokens = sum(each.num_committed for each in rounds)
+        if self._group.took(num_tokens, seconds, is_warm=is_warm):
+            self.counters["control_switches"] += 1
+            logger.info(
+                "speculation of %d texts: %s", len(texts), self._group.verdict(self._now.num_rows)
+            )
+
+
+def _with_fixed(plan: Plan, request: GenerateRequest) -> Plan:
+    """A plan with the fields that the client set."""
+    return replace(plan, **{name: getattr(request.plan, name) for name in request.fixed})
+
+
+def _own(request: GenerateRequest) -> str:
+    """Why a row follows the plan of its request."""
+    if request.fixed:
+        return f"{', '.join(sorted(request.fixed))} of the request"
+    return "of the config"
