@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import accumulate
 
 Points = Mapping[tuple[int, int], float]
+
+CACHED = 4_096
+"""Answers kept."""
+
+FAR = 10**6
+"""A size beyond all others."""
 
 
 class Surface:
     """Seconds by two sizes of at least 1. Between measured sizes along straight lines; beyond the
-    last ones along the last line, of several the relatively steepest."""
+    last ones along the last line, or a steeper one of less work."""
 
     def __init__(self, points: Points) -> None:
         """points: need not fill a grid; see `_completed`. Raises ValueError if there are none, or
@@ -22,24 +30,21 @@ class Surface:
         if not points or not all(0 < seconds < math.inf for seconds in points.values()):
             raise ValueError("needs measured points, all of them positive")
         self.points = dict(points)
-        self._firsts = sorted({first for first, _ in points})
-        self._seconds = sorted({second for _, second in points})
-        full = _completed(points, self._firsts, self._seconds)
-        smooth = _monotone(full)
-        self._rows = [[smooth[a, b] for b in self._seconds] for a in self._firsts]
-        columns = [list(column) for column in zip(*self._rows, strict=True)]
-        self._steepest_first = max(_last_slope(self._firsts, column) for column in columns)
-        self._steepest_second = max(_last_slope(self._seconds, row) for row in self._rows)
-
-    def at(self, first: float, second: float) -> float:
+        firsts = sorted({first for first, _ in points})
+        seconds = sorted({second for _, second in points})
+        smooth = _monotone(_completed(points, firsts, seconds))
+        rows = _rising([_prolonged(seconds, [smooth[a, b] for b in seconds]) for a in firsts])
+        columns = _rising([_prolonged(firsts, column) for column in zip(*rows, strict=True)])
+        self._rows = list(zip(*columns, strict=True))
+        self._firsts, self._seconds = [*firsts, FAR], [*seconds, FAR]
+        self.at = lru_cache(CACHED)(self._at)
         """Seconds; sizes below the smallest measured ones count as those."""
-        return (
-            self._inside(first, second)
-            * _beyond(self._firsts, first, self._steepest_first)
-            * _beyond(self._seconds, second, self._steepest_second)
-        )
 
-    def _inside(self, first: float, second: float) -> float:
+    def __reduce__(self) -> tuple[type[Surface], tuple[Points]]:
+        """The cache stays here."""
+        return Surface, (self.points,)
+
+    def _at(self, first: float, second: float) -> float:
         low, high, share = _between(self._firsts, first)
         below, above = (self._along(self._rows[place], second) for place in (low, high))
         return below + (above - below) * share
@@ -97,12 +102,14 @@ def _between(places: Sequence[int], at: float) -> tuple[int, int, float]:
     return low, high, min(1.0, max(0.0, share))
 
 
-def _last_slope(places: Sequence[int], values: Sequence[float]) -> float:
-    """How the last line rises, per size and as a share of its end."""
+def _prolonged(places: Sequence[int], values: Sequence[float]) -> list[float]:
+    """And the value at `FAR`, on the last line; with a single point, in proportion to the size."""
     if len(places) < 2:
-        return 1.0 / places[-1]  # nothing is known: in proportion to the size
-    return (values[-1] - values[-2]) / (places[-1] - places[-2]) / values[-1]
+        return [values[0], values[0] * FAR / places[0]]
+    slope = (values[-1] - values[-2]) / (places[-1] - places[-2])
+    return [*values, values[-1] + slope * (FAR - places[-1])]
 
 
-def _beyond(places: Sequence[int], at: float, slope: float) -> float:
-    return 1.0 + slope * max(0.0, at - places[-1])
+def _rising(lines: Iterable[Sequence[float]]) -> list[tuple[float, ...]]:
+    """Each line nowhere below the one before it."""
+    return list(accumulate(map(tuple, lines), lambda a, b: tuple(map(max, a, b))))
