@@ -151,8 +151,14 @@ class ControlGroup:
     def verdict(self, num_rows: int) -> str:
         """What was found at such a load, in words."""
         comparison = self._by_load[load_of(num_rows)]
-        state = "pays" if comparison.is_on else "does not pay"
-        return f"{state} with fewer than {load_of(num_rows)} texts, {comparison.verdict}"
+        state = "on" if comparison.is_on else "off"
+        return f"{state} with fewer than {load_of(num_rows)} texts: {comparison.verdict}"
+
+    def off(self, num_rows: int) -> str:
+        """The verdict, if speculation is off at such a load; else nothing."""
+        found = self._by_load.get(load_of(num_rows))
+        is_off = self.share > 0 and found is not None and not found.is_on
+        return self.verdict(num_rows) if is_off else ""
 
     @property
     def in_window(self) -> bool:

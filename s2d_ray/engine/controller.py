@@ -142,8 +142,9 @@ class Controller:
     def _begin(self, task: str, num_rows: int, frozen: bool) -> Choice:
         mine, load = self._classes[task], load_of(num_rows)
         if load not in mine.entries:
-            best, _ = self._best(mine, num_rows)
-            mine.entries[load] = _Entry(self._choice(task, best, num_rows))
+            middle = max(1, 3 * load // 4)  # of the loads that are decided alike
+            best, _ = self._best(mine, middle)
+            mine.entries[load] = _Entry(self._choice(task, best, middle))
         choice = mine.entries[load].choice
         if frozen:
             mine.trial = None

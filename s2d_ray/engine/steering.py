@@ -92,7 +92,7 @@ class Steering:
             text.paused = False
         insists = any(text.request.insists for text in rows)
         is_measure = draft_available and not insists and not self._settings.frozen
-        if any(text.wants_proposal and not text.request.insists for text in steered):
+        if any(text.wants_proposal for text in steered):
             self._pause(steered, len(rows), is_measure=is_measure)
         else:
             is_measure = False
@@ -135,30 +135,26 @@ class Steering:
 
     def _choose(self, steered: Items[Sequence], num_rows: int) -> Mapping[str, Choice]:
         """Give rows the plans of their classes. -> those."""
-        controller = self._controller
+        controller, off = self._controller, self._group.off(num_rows)
         if controller is None:
             for text in steered:
-                text.plan, text.why = text.request.plan, _own(text.request)
+                text.plan = text.request.plan
+                text.why = _why(text.request, off or "of the config")
             return {}
         classes = [controller.class_of(text.request.task) for text in steered]
         tasks = list(dict.fromkeys(classes))
         chosen = controller.begin(tasks, num_rows, frozen=self._settings.frozen)
         for text, task in zip(steered, classes, strict=True):
             text.plan = _with_fixed(chosen[task].candidate.plan, text.request)
-            text.why = chosen[task].why
-            if text.request.fixed:
-                text.why = f"{_own(text.request)}; {text.why}"
+            text.why = _why(text.request, off or chosen[task].why)
         return chosen
 
     def _pause(self, steered: Items[Sequence], num_rows: int, *, is_measure: bool) -> None:
         """Let rows pause where the control group says so; one that insists never does."""
         allowed = self._group.allows(num_rows, measures=is_measure)
-        in_window = self._group.in_window
-        self.counters["control_steps"] += in_window
+        self.counters["control_steps"] += self._group.in_window
         for text in steered:
             text.paused = not allowed and not text.request.insists
-            if text.paused and not in_window:
-                text.why = f"off: {self._group.verdict(num_rows)}"
 
     def _learn(self, rounds: Items[Round]) -> None:
         """Acceptance, of rounds that had the guesses which their plan calls for."""
@@ -209,9 +205,7 @@ class Steering:
         num_tokens = sum(each.num_committed for each in rounds)
         if self._group.took(num_tokens, seconds, is_warm=is_warm):
             self.counters["control_switches"] += 1
-            logger.info(
-                "speculation of %d texts: %s", len(texts), self._group.verdict(self._now.num_rows)
-            )
+            logger.info("speculation: %s", self._group.verdict(self._now.num_rows))
 
 
 def _with_fixed(plan: Plan, request: GenerateRequest) -> Plan:
@@ -219,8 +213,9 @@ def _with_fixed(plan: Plan, request: GenerateRequest) -> Plan:
     return replace(plan, **{name: getattr(request.plan, name) for name in request.fixed})
 
 
-def _own(request: GenerateRequest) -> str:
-    """Why a row follows the plan of its request."""
-    if request.fixed:
-        return f"{', '.join(sorted(request.fixed))} of the request"
-    return "of the config"
+def _why(request: GenerateRequest, service: str) -> str:
+    """Why a row has its plan. service: the reason for what the request leaves open."""
+    if not request.fixed:
+        return service
+    fields = f"{', '.join(sorted(request.fixed))} of the request"
+    return fields if request.insists else f"{fields}; {service}"
