@@ -412,6 +412,20 @@ class RoutingConfig(Section):
                 yield f"routing.{where}: there is no target {name!r}"
 
 
+class ControlConfig(Section):
+    """What each target replica may decide about speculation by itself. Live."""
+
+    frozen: bool = Field(
+        False, description="Plans stay as they are; nothing is tried, measured or switched off."
+    )
+    share: float = Field(
+        0.02,
+        ge=0.0,
+        le=0.25,
+        description="Steps without speculation, to measure its benefit; 0: it never goes off.",
+    )
+
+
 class AppConfig(Section):
     """The whole system: one HTTP edge, one draft or none, named targets, one default plan."""
 
@@ -427,6 +441,9 @@ class AppConfig(Section):
     )
     routing: RoutingConfig | None = Field(
         None, description="`auto`, splits and the plan table; none: requests name their target."
+    )
+    control: ControlConfig = Field(
+        ControlConfig(), description="What replicas may decide about speculation by themselves."
     )
 
     def models_at(self, place: str | None = None) -> list[str]:

@@ -95,6 +95,7 @@ def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str
                 "max_ongoing_requests": target.max_ongoing_requests,
                 "graceful_shutdown_timeout_s": config.http.drain_s,
                 "ray_actor_options": actor_options,
+                "user_config": {"control": as_written(config.control)},
             }
         ],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
-from s2d_ray.config import TargetConfig
+from s2d_ray.config import ControlConfig, TargetConfig, check_section
 from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Refused, Tokens
+from s2d_ray.errors import ConfigError
 from s2d_ray.serve import engine_calls
 from s2d_ray.serve.handover import LOOK_EVERY_S, Handover
 from s2d_ray.serve.held import HeldByLedger
@@ -66,6 +68,7 @@ class TargetReplica:
         prepare_process(self._config.num_threads)
         from s2d_ray.engine.assemble import make_target
         from s2d_ray.engine.draft_client import DraftClient
+        from s2d_ray.engine.steering import Steering
         from s2d_ray.engine.turns import turns_for
         from s2d_ray.models import sources
 
@@ -80,9 +83,25 @@ class TargetReplica:
             self._client,
             replica=uuid.uuid4().hex,
             turn=self._turns.turn,
+            steering=Steering(seed=secrets.randbits(32)),
         )
+        self._steering = target.loop.steering
         target.loop.start()
         self._engine: TargetEngine = target
+
+    def reconfigure(self, settings: dict[str, Any]) -> None:
+        """Serve hands over a new `user_config`, before the first request and when it changes.
+
+        Serve would replace a replica that fails here, and its successor would fail too.
+        """
+        from s2d_ray.engine.steering import Settings
+
+        try:
+            control = check_section(ControlConfig, settings["control"], "control")
+        except ConfigError as error:
+            logger.error("the control of speculation stays as it was: %s", error)
+            return
+        self._steering.take(Settings(control.frozen, control.share))
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Serve one request. Closing the generator frees its sequence before the next round."""

@@ -38,6 +38,7 @@ BASE: dict[str, Any] = {
     },
     "tenancy": {"file": "tenants.yaml", "state_dir": "state"},
     "routing": {"targets": {"a": {}}},
+    "control": {},
 }
 """Every section is written, so that each of its keys can change alone."""
 

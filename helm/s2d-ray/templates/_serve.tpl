@@ -122,7 +122,8 @@ It is JSON: there, a whole number never becomes 1e+06.
   "name" "target"
   "max_ongoing_requests" (add $batch $waiting $defaults.spareRequests)
   "graceful_shutdown_timeout_s" (include "s2d.drain" .root | int)
-  "ray_actor_options" $options -}}
+  "ray_actor_options" $options
+  "user_config" (dict "control" ($config.control | default dict)) -}}
 {{- if $target.autoscaling -}}
 {{- $scaling := dict "defaults" $defaults "autoscaling" $target.autoscaling "batch" $batch -}}
 {{- $_ := set $deployment "autoscaling_config" (include "s2d.autoscaling" $scaling | fromJson) -}}
