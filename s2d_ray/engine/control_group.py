@@ -79,7 +79,10 @@ class _Pair:
 
 @dataclass
 class Comparison:
-    """The windows of one load, and whether speculation is on there. verdict: by which it went so."""
+    """The windows of one load, and whether speculation is on there.
+
+    verdict: what was measured when it last went on or off.
+    """
 
     is_on: bool = True
     verdict: Benefit | None = None

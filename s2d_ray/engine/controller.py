@@ -1,4 +1,4 @@
-"""Which plan the rows of `mode: auto` follow now: one of those that calibration kept for their class.
+"""Which plan the rows of `mode: auto` follow now: one of those kept for their class of task.
 
 One controller per target replica, its state its own. It starts from the plan that calibration
 found best, and goes by what is accepted (`acceptance.py`) and what work costs (`live_costs.py`)
@@ -105,9 +105,7 @@ class Controller:
         rng: random.Random,
     ) -> None:
         self._random = rng
-        self._classes = {
-            task: _Class(kept, Acceptance(kept)) for task, kept in candidates.items()
-        }
+        self._classes = {task: _Class(kept, Acceptance(kept)) for task, kept in candidates.items()}
         self.costs = LiveCosts(costs)
 
     def class_of(self, task: str) -> str:
@@ -129,7 +127,9 @@ class Controller:
     def decide(self, tasks: Sequence[str], num_rows: int, seconds: float) -> list[Change]:
         """Behind each step: which plans change by what is known now. seconds: of that step."""
         return [
-            change for task in tasks if (change := self._decide(task, num_rows, seconds)) is not None
+            change
+            for task in tasks
+            if (change := self._decide(task, num_rows, seconds)) is not None
         ]
 
     def plans(self) -> dict[str, dict[int, Choice]]:

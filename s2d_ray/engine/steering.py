@@ -182,7 +182,7 @@ class Steering:
         return task if task in self._now.chosen else None
 
     def _work(self, step: Step, times: Times) -> StepWork:
-        """The round as costs see it. Where rows of other plans asked too, the call is no measure."""
+        """The round as costs see it; the call is no measure where rows of other plans asked too."""
         texts = [each.sequence for each in step.rounds]
         asking = [text for text in texts if text.asked or text.plan.max_proposal > 0]
         classes = [self._class_of(text) for text in asking if not text.paused]

@@ -210,6 +210,4 @@ def _target_health(status: object | None, num_failovers: int) -> TargetHealth:
         "queue_depth": status.queue_depth,
         "failovers": num_failovers,
     }
-    return TargetHealth(
-        True, status.bitwise_exact, status.draft_circuit, counters, status.control
-    )
+    return TargetHealth(True, status.bitwise_exact, status.draft_circuit, counters, status.control)

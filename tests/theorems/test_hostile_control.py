@@ -71,7 +71,9 @@ def jobs(seed: int) -> list[Job]:
         replace(SamplingParams(100 * seed + i, 0.8, max_tokens=40), **each)  # type: ignore[arg-type]
         for i, each in enumerate(changes)
     ]
-    prompts = [tuple(2 + (13 * i + 7 * j) % (VOCAB_SIZE - 2) for j in range(9 + i)) for i in range(6)]
+    prompts = [
+        tuple(2 + (13 * i + 7 * j) % (VOCAB_SIZE - 2) for j in range(9 + i)) for i in range(6)
+    ]
     made = [
         Job(f"job-{i}", prompt, sampling, Plan((), 0.0, 4), Mode.AUTO)
         for i, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True))

@@ -143,7 +143,9 @@ def test_windows_lie_at_random_places() -> None:
     replica.group = ControlGroup(0.02, random.Random(1))
     for _ in range(40_000):
         replica.step()
-    starts = [a for b, a in zip([-2, *replica.off_steps], replica.off_steps, strict=False) if a > b + 1]
+    starts = [
+        a for b, a in zip([-2, *replica.off_steps], replica.off_steps, strict=False) if a > b + 1
+    ]
     gaps = [b - a - WINDOW - BEFORE for a, b in zip(starts, starts[1:], strict=False)]
     mean = sum(gaps) / len(gaps)
     spread = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / len(gaps))

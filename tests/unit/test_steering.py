@@ -16,7 +16,7 @@ from s2d_ray.engine.control_group import FEWEST_PAIRS, WINDOW
 from s2d_ray.engine.controller import Controller
 from s2d_ray.engine.drawing import Drawn
 from s2d_ray.engine.messages import Finished, GenerateRequest, Mode, TokenPrompt
-from s2d_ray.engine.protocol import ProposeCall, ProposeReply, ProposeRow, RowReply, RowStatus
+from s2d_ray.engine.protocol import ProposeCall, ProposeRow, RowReply, RowStatus
 from s2d_ray.engine.steering import Settings, Steering, Times
 from s2d_ray.models.kv_pool import RunAllocator
 from tests.arms import COSTS, best, candidates
