@@ -134,6 +134,8 @@ def _router_settings(config: AppConfig) -> dict[str, Any]:
     }
     if config.routing is not None:
         settings["routing"] = as_written(config.routing)
+    if config.plans is not None:
+        settings["plans"] = config.plans
     return settings
 
 

@@ -193,6 +193,9 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- if kindIs "map" $config.routing -}}
 {{- $_ := set $settings "routing" $config.routing -}}
 {{- end -}}
+{{- with $config.plans -}}
+{{- $_ := set $settings "plans" . -}}
+{{- end -}}
 {{- with $config.tenancy -}}
 {{- $_ := set $args "max_wait_s" (.max_wait_s | default $defaults.tenancy.max_wait_s) -}}
 {{- $_ := set $args "local_texts" (.local_texts | default $defaults.tenancy.local_texts) -}}
