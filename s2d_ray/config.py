@@ -445,6 +445,11 @@ class AppConfig(Section):
     control: ControlConfig = Field(
         ControlConfig(), description="What replicas may decide about speculation by themselves."
     )
+    plans: str | None = Field(
+        None,
+        description="The plan file of `s2d calibrate`, for requests that no row of the plan table "
+        "fits; watched.",
+    )
 
     def models_at(self, place: str | None = None) -> list[str]:
         """Sources of all models, each once; with a place, those of a placement or of `draft`."""

@@ -50,10 +50,12 @@ class Job:
     sampling: SamplingParams
     plan: Plan = Plan()
     mode: Mode = Mode.FORCE
+    task: str = ""
 
     def request(self) -> GenerateRequest:
+        prompt = TokenPrompt(self.prompt_ids)
         return GenerateRequest(
-            self.name, TokenPrompt(self.prompt_ids), self.sampling, self.plan, self.mode, trace=True
+            self.name, prompt, self.sampling, self.plan, self.mode, trace=True, task=self.task
         )
 
 

@@ -1,78 +1,26 @@
-"""Answered questions on disk, one line of JSON each, so that a killed run goes on."""
+"""Answered questions on disk."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from s2d_ray.bench.line_file import LineFile
 from s2d_ray.bench.spec_figures import Answer, Answered
-from s2d_ray.errors import DataError
 
-SETTINGS = "run.json"
 ANSWERS = "answers.jsonl"
 
 
-class AnswerFile:
-    """The answers of the run in `folder`, in the order they came.
-
-    settings: what the answers depend on. Raises DataError that names the first one which differs
-    from those the folder was begun with, or a damaged line.
-    """
+class AnswerFile(LineFile[Answered]):
+    """The answers of the run in `folder`. settings: what they depend on. Raises DataError."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        _begin(folder, json.loads(json.dumps(settings)))
-        self._path = folder / ANSWERS
-        self._path.touch()
-        self.held = self._read()
-
-    def append(self, answered: Answered) -> None:
-        """Keep one more, on the disk before this returns."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(answered)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        self.held.append(answered)
-
-    def _read(self) -> list[Answered]:
-        """All whole lines; half a line at the end is what a killed run left, and is cut off."""
-        text = self._path.read_bytes()
-        whole, newline, half = text.rpartition(b"\n")
-        if half:
-            os.truncate(self._path, len(whole) + len(newline))
-        found = []
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                found.append(_answered(json.loads(line)))
-            except (ValueError, TypeError, KeyError, AttributeError):
-                raise DataError(f"{self._path}:{number}: is damaged; remove the line") from None
-        return found
+        super().__init__(folder, ANSWERS, settings, parse_answered)
 
 
-def _begin(folder: Path, settings: Mapping[str, Any]) -> None:
-    path = folder / SETTINGS
-    if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-        return
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-        differing = next((name for name in settings if held.get(name) != settings[name]), None)
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
-    if differing is not None:
-        raise DataError(
-            f"{folder}: was begun with {differing} {held.get(differing)}, not "
-            f"{settings[differing]}; name another folder with --out"
-        )
-
-
-def _answered(tree: dict[str, Any]) -> Answered:
+def parse_answered(tree: dict[str, Any]) -> Answered:
+    """From plain values."""
     answers = {plan: _answer(fields) for plan, fields in tree.pop("answers").items()}
     return Answered(**tree, answers=answers)
 

@@ -67,7 +67,7 @@ class Candidate:
         return steps
 
 
-PLAIN = Candidate(Plan(max_proposal=0, min_match=0))
+PLAIN = Candidate(Plan(exit_thresholds=(), max_proposal=0, min_match=0))
 """Plain decoding commits one token per row and step."""
 
 

@@ -59,8 +59,8 @@ class GenerateRequest:
 
     request_id is unique among all requests: it names the sequence and its draft session.
     cache_salt: only texts of the same salt share what was computed for their common beginning.
-    task: class of the task, by which a replica chooses plans for `auto`; fixed: fields of the plan
-    that the client set, which stay as they are.
+    task: the class of the plan file whose plans it may follow; none: `plan` is the operator's, and
+    stays. fixed: fields of the plan that the client set, which stay too.
     resume: a text to be gone on with; the prompt is then what the lost replica read of it.
     """
 

@@ -69,6 +69,7 @@ class Steering:
 
     def __init__(self, settings: Settings = Settings(), seed: int = 0) -> None:
         self._settings = settings
+        self._wanted: Controller | None = None
         self._controller: Controller | None = None
         self._group = ControlGroup(settings.share, random.Random(seed))
         self._now = _Now()
@@ -81,10 +82,11 @@ class Steering:
 
     def follow(self, controller: Controller | None) -> None:
         """Take plans from this controller, from the next round on."""
-        self._controller = controller
+        self._wanted = controller
 
     def begin(self, running: Iterable[Sequence], *, draft_available: bool) -> None:
         """Before a round: give rows their plans, and say which of them pause."""
+        self._controller = self._wanted
         rows = [text for text in running if not text.prefilling]
         steered = [text for text in rows if text.request.mode is Mode.AUTO]
         chosen = self._choose(steered, len(rows))
@@ -136,17 +138,16 @@ class Steering:
     def _choose(self, steered: Items[Sequence], num_rows: int) -> Mapping[str, Choice]:
         """Give rows the plans of their classes. -> those."""
         controller, off = self._controller, self._group.off(num_rows)
-        if controller is None:
-            for text in steered:
-                text.plan = text.request.plan
-                text.why = _why(text.request, off or "of the config")
-            return {}
-        classes = [controller.class_of(text.request.task) for text in steered]
-        tasks = list(dict.fromkeys(classes))
-        chosen = controller.begin(tasks, num_rows, frozen=self._settings.frozen)
-        for text, task in zip(steered, classes, strict=True):
-            text.plan = _with_fixed(chosen[task].candidate.plan, text.request)
-            text.why = _why(text.request, off or chosen[task].why)
+        classes = {text: self._class_of(text.request) for text in steered}
+        tasks = [task for task in dict.fromkeys(classes.values()) if task is not None]
+        chosen: Mapping[str, Choice] = {}
+        if controller is not None and tasks:
+            chosen = controller.begin(tasks, num_rows, frozen=self._settings.frozen)
+        for text, task in classes.items():
+            plan, why = text.request.plan, "of the config"
+            if task is not None:
+                plan, why = _with_fixed(chosen[task].candidate.plan, text.request), chosen[task].why
+            text.plan, text.why = plan, _why(text.request, off or why)
         return chosen
 
     def _pause(self, steered: Items[Sequence], num_rows: int, *, is_measure: bool) -> None:
@@ -163,7 +164,7 @@ class Steering:
         num_rounds: Counter[str] = Counter()
         num_accepted: Counter[str] = Counter()
         for each in rounds:
-            task = self._class_of(each.sequence)
+            task = self._learns_of(each.sequence)
             if task is None or each.sequence.paused:
                 continue
             is_plain = self._now.chosen[task].candidate.is_plain
@@ -173,19 +174,22 @@ class Steering:
         for task, count in num_rounds.items():
             self._controller.learn(self._now.chosen[task], count, num_accepted[task])
 
-    def _class_of(self, text: Sequence) -> str | None:
-        """The class whose plan a row follows as it is; None if it follows another."""
-        controller, request = self._controller, text.request
-        if controller is None or request.mode is not Mode.AUTO or request.fixed:
+    def _class_of(self, request: GenerateRequest) -> str | None:
+        """The class whose plans a request follows; None if it has a plan of its own."""
+        if self._controller is None or request.mode is not Mode.AUTO or not request.task:
             return None
-        task = controller.class_of(request.task)
+        return self._controller.class_of(request.task)
+
+    def _learns_of(self, text: Sequence) -> str | None:
+        """The class whose plan a row follows as it is, with no field of its own."""
+        task = None if text.request.fixed else self._class_of(text.request)
         return task if task in self._now.chosen else None
 
     def _work(self, step: Step, times: Times) -> StepWork:
         """The round as costs see it; the call is no measure where rows of other plans asked too."""
         texts = [each.sequence for each in step.rounds]
         asking = [text for text in texts if text.asked or text.plan.max_proposal > 0]
-        classes = [self._class_of(text) for text in asking if not text.paused]
+        classes = [self._learns_of(text) for text in asking if not text.paused]
         drafted = [self._now.chosen[task].candidate for task in classes if task is not None]
         if len(drafted) < len(classes) or not self._now.can_ask:
             drafted = []

@@ -14,6 +14,9 @@ LONG_PROMPT = 1_000
 CODE, OVERLAP = 0.3, 0.3
 """Shares from which a prompt counts as code, or as repeating its own context."""
 
+LOOKED_AT = 20_000
+"""Characters at the end of a prompt: what is asked stands there."""
+
 GRAM = 4
 """Words that must recur together to count as repeated."""
 
@@ -47,6 +50,7 @@ def task_class(
 
 def code_share(text: str) -> float:
     """Share of a text's characters in fenced blocks, and in lines that look like code."""
+    text = text[-LOOKED_AT:]
     fenced = sum(len(block) for block in _FENCE.findall(text))
     rest = _FENCE.sub("", text)
     looking = sum(len(line) for line in rest.splitlines() if _CODE_LINE.match(line))
@@ -55,6 +59,6 @@ def code_share(text: str) -> float:
 
 def overlap(text: str) -> float:
     """Share of runs of `GRAM` words that occurred before in the same text."""
-    words = text.split()
+    words = text[-LOOKED_AT:].split()
     grams = [tuple(words[place : place + GRAM]) for place in range(len(words) - GRAM + 1)]
     return 1.0 - len(set(grams)) / len(grams) if grams else 0.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from s2d_ray.config import AppConfig, parse_config
 from s2d_ray.errors import ConfigError
 
-LIVE = ("plan", "routing", "control")
+LIVE = ("plan", "routing", "plans", "control")
 
 
 class LiveConfig:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
-from s2d_ray.config import ControlConfig, TargetConfig, check_section
+from s2d_ray.config import TargetConfig
 from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Refused, Tokens
 from s2d_ray.errors import ConfigError
 from s2d_ray.serve import engine_calls
@@ -23,6 +23,8 @@ from s2d_ray.serve.held import HeldByLedger
 from s2d_ray.serve.host import prepare_process
 from s2d_ray.serve.link import DraftLink, sender
 from s2d_ray.serve.own_replica import is_ending, others_fingerprint
+from s2d_ray.serve.plan_watch import LOOK_EVERY_S as PLANS_EVERY_S
+from s2d_ray.serve.reins import Reins
 from s2d_ray.serve.replicas import name_of
 from s2d_ray.serve.scaling import HELD_REQUESTS, HELD_TOKENS, OUTSTANDING_TOKENS
 
@@ -53,8 +55,8 @@ class TargetReplica:
     def __init__(self, target: dict[str, Any], draft: dict[str, int] | None) -> None:
         self._config = TargetConfig.model_validate(target)
         self._has_draft = draft is not None
-        self._load(draft or {})
         target_name = name_of(serve.get_replica_context().app_name)
+        self._load(target_name, draft or {})
         self._held = HeldByLedger(target_name, partial(serve.get_app_handle, "ledger"))
         fingerprint = self._engine.status().fingerprint
         self._handover = Handover(fingerprint, is_ending, others_fingerprint)
@@ -62,9 +64,10 @@ class TargetReplica:
         self._tasks = [
             loop.create_task(self._keep_link_fresh()),
             loop.create_task(self._keep_looking()),
+            loop.create_task(self._keep_plans_fresh()),
         ]
 
-    def _load(self, deadlines_ms: dict[str, int]) -> None:
+    def _load(self, target_name: str, deadlines_ms: dict[str, int]) -> None:
         prepare_process(self._config.num_threads)
         from s2d_ray.engine.assemble import make_target
         from s2d_ray.engine.draft_client import DraftClient
@@ -85,7 +88,7 @@ class TargetReplica:
             turn=self._turns.turn,
             steering=Steering(seed=secrets.randbits(32)),
         )
-        self._steering = target.loop.steering
+        self._reins = Reins(target_name, target.loop.steering)
         target.loop.start()
         self._engine: TargetEngine = target
 
@@ -94,14 +97,10 @@ class TargetReplica:
 
         Serve would replace a replica that fails here, and its successor would fail too.
         """
-        from s2d_ray.engine.steering import Settings
-
         try:
-            control = check_section(ControlConfig, settings["control"], "control")
+            self._reins.take(settings)
         except ConfigError as error:
             logger.error("the control of speculation stays as it was: %s", error)
-            return
-        self._steering.take(Settings(control.frozen, control.share))
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         """Serve one request. Closing the generator frees its sequence before the next round."""
@@ -158,6 +157,15 @@ class TargetReplica:
                 await self._handover.look()
             except Exception as error:  # nobody to ask: keep the streams
                 logger.debug("whether to hand streams over is not known: %s", error)
+
+    async def _keep_plans_fresh(self) -> None:
+        """Follow the plan file as it changes."""
+        while True:
+            try:
+                await asyncio.to_thread(self._reins.look)
+            except Exception as error:
+                logger.error("the plan file cannot be followed: %s", error)
+            await asyncio.sleep(PLANS_EVERY_S)
 
     async def _keep_link_fresh(self) -> None:
         """Ask the manager once a second which draft lives; never in the step loop."""

@@ -24,7 +24,7 @@ COMMAND_TIMEOUT_S = 120
 # Blocks that no test runs inside the tests: they fetch the project, are the tests, or take minutes.
 EXCEPTIONS = (
     *("git clone", "make serve", "make test", "make stop", "make exact", "s2d bench engine"),
-    *("s2d corpus", "s2d train", "s2d evaluate-draft"),
+    *("s2d corpus", "s2d train", "s2d evaluate-draft", "s2d calibrate", "s2d sweep"),
 )
 
 

@@ -75,7 +75,7 @@ def jobs(seed: int) -> list[Job]:
         tuple(2 + (13 * i + 7 * j) % (VOCAB_SIZE - 2) for j in range(9 + i)) for i in range(6)
     ]
     made = [
-        Job(f"job-{i}", prompt, sampling, Plan((), 0.0, 4), Mode.AUTO)
+        Job(f"job-{i}", prompt, sampling, Plan((), 0.0, 4), Mode.AUTO, "chat")
         for i, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True))
     ]
     made[3] = replace(made[3], mode=Mode.FORCE if seed % 2 else Mode.AUTO)

@@ -166,7 +166,7 @@ def test_nobody_imports_serve_but_the_command_and_the_benchmarks() -> None:
         for name in imports(path)
         if our_package(name) == "serve"
     }
-    assert importers <= {"serve", "cli", "bench"}
+    assert importers <= {"serve", "cli", "bench", "tuning"}
 
 
 def test_nobody_imports_train_but_the_command() -> None:

@@ -19,10 +19,11 @@ from typer.testing import CliRunner
 from s2d_ray.bench import spec
 from s2d_ray.bench.cli import bench_app
 from s2d_ray.bench.figures import Written
+from s2d_ray.bench.line_file import SETTINGS
 from s2d_ray.bench.questions import CATEGORIES, GROUPS, Question, choose, read_questions, shortest
 from s2d_ray.bench.rig import Parts
 from s2d_ray.bench.spec import Interviewer, Settings, quickly
-from s2d_ray.bench.spec_answers import ANSWERS, SETTINGS, AnswerFile
+from s2d_ray.bench.spec_answers import ANSWERS, AnswerFile
 from s2d_ray.bench.spec_figures import Answer, Answered, plan_figures, target_figures
 from s2d_ray.bench.spec_plans import choose_plans, plan_names
 from s2d_ray.bench.spec_report import report

@@ -64,7 +64,7 @@ class Stand:
                 name,
                 TokenPrompt((5, 6, 7)),
                 SamplingParams(1, 0.0, max_tokens=max_tokens),
-                **{"plan": OWN, **fields},
+                **{"plan": OWN, "task": "code", **fields},
             )
             self.batch.add(request, [5, 6, 7])
 
@@ -119,10 +119,18 @@ def test_rows_of_auto_follow_the_plan_of_their_class_at_their_load() -> None:
     assert stand.ended["a"].plan == best("code", 1).plan
     assert "class code, fewer than 2 texts" in stand.ended["a"].why
     stand = Stand(steering(frozen=True))
-    stand.add(*"bcdefgh", task="unheard of")
+    stand.add(*"bcdefgh", task="not in the file any more")
     for _ in range(2):
         stand.round()
     assert set(stand.plans().values()) == {best("code", 6).plan}
+
+
+def test_a_plan_of_the_operator_stays_as_it_is() -> None:
+    """Of the plan table: such a request has no class."""
+    stand = Stand(steering())
+    stand.add("a", task="")
+    stand.finish()
+    assert {row.plan for call in stand.calls for row in call.rows} == {OWN}
 
 
 def test_explicit_fields_and_other_modes_are_never_touched() -> None:

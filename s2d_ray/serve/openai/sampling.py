@@ -160,7 +160,6 @@ class SamplingRequest(Request):
                 mode=options.mode or Mode.AUTO,
                 trace=bool(options.trace),
                 cache_salt=self.cache_salt or "",
-                task=options.task or "",
                 fixed=frozenset(options.given()),
             )
             for j, prompt in enumerate(prompts)
