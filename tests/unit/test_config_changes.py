@@ -61,6 +61,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "targets.scaled.autoscaling.downscale_to_zero_delay_s": {"downscale_to_zero_delay_s": 5},
     "routing.splits": {"splits": {"both": {"a": 1}}},
     "routing.plans": {"plans": [{"plan": {"max_proposal": 2}}]},
+    "plans": {"plans": "plans.json"},
     "tenancy.file": {"file": "others.yaml"},
     "tenancy.state_dir": {"state_dir": "elsewhere"},
     **{f"{where}.device": {"device": "cpu"} for where in ("draft", "targets.a")},
