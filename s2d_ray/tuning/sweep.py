@@ -23,7 +23,7 @@ from s2d_ray.config import AppConfig
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.goodput import PLAIN
 from s2d_ray.core.replay import Trace
-from s2d_ray.errors import ConfigError
+from s2d_ray.errors import ConfigError, DataError
 from s2d_ray.models import sources
 from s2d_ray.models.lineage import hash_of_weights
 from s2d_ray.pictures import need_pictures
@@ -70,6 +70,7 @@ def run(settings: Settings) -> int:
     need_pictures()
     if troubles := list(settings.plans.troubles(settings.config)):
         raise ConfigError("\n".join(f"plan file: {trouble}" for trouble in troubles))
+    _check_traces(settings)
     answers = AnswerFile(settings.out, identity(settings))
     crowds = LineFile(settings.out, CROWDS, identity(settings), lambda tree: Crowd(**tree))
     shown = card(settings)
@@ -149,6 +150,22 @@ def _sweep(
         [each for each in crowds.held if each.target == name],
         Predictor(plans.costs, traces, draft.max_debt),
     )
+
+
+def _check_traces(settings: Settings) -> None:
+    """Raises DataError if the traces are not those that the plan file was made from."""
+    known = {
+        (target, task)
+        for target, task, trace in settings.traces
+        if trace.exit_layers == settings.plans.draft.exit_layers and trace.temperature == 0
+    }
+    for name in settings.names:
+        for task in settings.plans.targets[name].classes:
+            if (name, task) not in known:
+                raise DataError(
+                    f"no trace of {name}, {task}, which the plan file has plans for; name the "
+                    "folder of its calibration with --work"
+                )
 
 
 def _check_weights(settings: Settings, plans: TargetPlans, parts: gather.Parts) -> None:

@@ -121,6 +121,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "plans": [{"target": "a", "task": "1e3", "max_load_s": 0, "plan": {"min_match": 0}}],
         },
         "control": {"frozen": True, "share": 0.05},
+        "plans": "/etc/plans/plans.json",
     },
 }
 

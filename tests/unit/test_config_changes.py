@@ -63,6 +63,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "routing.splits": {"splits": {"both": {"a": 1}}},
     "routing.plans": {"plans": [{"plan": {"max_proposal": 2}}]},
     "control.share": {"share": 0.1},
+    "plans": {"plans": "plans.json"},
     "tenancy.file": {"file": "others.yaml"},
     "tenancy.state_dir": {"state_dir": "elsewhere"},
     **{f"{where}.device": {"device": "cpu"} for where in ("draft", "targets.a")},

@@ -27,6 +27,7 @@ from s2d_ray.core.cost_model import CostModel
 from s2d_ray.errors import ConfigError
 from s2d_ray.plan_file import load_plan_file, parse_plan_file
 from s2d_ray.policy.tasks import Task, code_share, overlap, task_class
+from s2d_ray.serve.plan_watch import WatchedPlans
 from tests.plan_files import CONFIG, plan_file
 
 samples = st.lists(
@@ -175,3 +176,25 @@ def test_classes_of_tasks_follow_what_the_prompt_looks_like() -> None:
 
 def test_a_class_that_the_request_names_wins() -> None:
     assert task_class(5_000, 0.9, 0.9, "poetry") == "poetry"
+
+
+def test_a_router_takes_over_another_plan_file_and_keeps_the_last_good_one(tmp_path: Path) -> None:
+    path = tmp_path / "plans.json"
+    watched = WatchedPlans(path)
+    assert watched.plan_of("small", "code") is None
+    assert watched.trouble is not None
+    path.write_text(json.dumps(plan_file()))
+    watched.look()
+    assert watched.trouble is None
+    found = watched.plan_of("small", "code")
+    assert found is not None
+    assert found[1].max_proposal == 3
+    path.write_text("half a file")
+    watched.look()
+    assert watched.trouble is not None
+    assert watched.plan_of("small", "code") == found
+    tree = plan_file()
+    tree["targets"]["small"]["classes"]["code"]["candidates"].reverse()
+    path.write_text(json.dumps(tree))
+    watched.look()
+    assert watched.plan_of("small", "code") == ("code", Plan((0.5,), max_proposal=0))

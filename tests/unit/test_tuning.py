@@ -162,9 +162,12 @@ def test_a_sweep_refuses_plans_of_another_config_or_of_other_weights(
     calibrated: calibrate.Settings, tmp_path: Path
 ) -> None:
     plans = load_plan_file(calibrated.out)
+    traces = read_traces(calibrated.work)
     settings = sweep.Settings(
-        calibrated.config, plans, [], built_in(1), tmp_path, SCALE, Axes((), ()), (), 1
+        calibrated.config, plans, traces, built_in(1), tmp_path, SCALE, Axes((), ()), (), 1
     )
+    with pytest.raises(DataError, match="no trace of tiny, chat"):
+        sweep.run(replace(settings, traces=[each for each in traces if each[1] != "chat"]))
     other = plans.draft.model_copy(update={"source": "another"})
     with pytest.raises(ConfigError, match="plan file: made for draft another"):
         sweep.run(replace(settings, plans=plans.model_copy(update={"draft": other})))
