@@ -30,9 +30,9 @@ LONGEST_LOOK_S = 0.25
 MARGIN = math.log(1.03)
 """A plan must be so much better to be worth a change."""
 
-ENOUGH = 0.08
+ENOUGH = 0.05
 """Of the gain beyond the margin (on a logarithmic scale) times the seconds that it has lasted: a
-plan twice as good is taken after 0.3 s, one that is a tenth better after 3 s."""
+plan twice as good is taken after 0.1 s, one that is a tenth better after 0.8 s."""
 
 EXPLORED, EXPLORED_FROM_PLAIN = 0.02, 0.05
 """Share of steps in which another plan is tried. Plain decoding teaches nothing of other plans."""

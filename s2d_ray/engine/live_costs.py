@@ -19,8 +19,8 @@ DRAFT_MEMORY_S = 0.12
 
 FORWARD_MEMORY_S = 5.0
 
-PRIOR_S = 0.005
-"""Seconds of work that the measured costs count for."""
+DRAFT_PRIOR_S, FORWARD_PRIOR_S = 0.005, 0.5
+"""Seconds of work that the measured costs count for: few steps of the draft, some forwards."""
 
 ROWS_MEMORY = 6.0
 """Of the share of rows that the draft serves, in rows."""
@@ -76,9 +76,9 @@ class LiveCosts:
 
     def __init__(self, costs: CostModel) -> None:
         self._costs = costs
-        self._draft = Ratio(DRAFT_MEMORY_S, PRIOR_S)
-        self._forward = Ratio(FORWARD_MEMORY_S, PRIOR_S)
-        self._by_kind = {kind: Ratio(FORWARD_MEMORY_S, PRIOR_S) for kind in (False, True)}
+        self._draft = Ratio(DRAFT_MEMORY_S, DRAFT_PRIOR_S)
+        self._forward = Ratio(FORWARD_MEMORY_S, FORWARD_PRIOR_S)
+        self._by_kind = {kind: Ratio(FORWARD_MEMORY_S, FORWARD_PRIOR_S) for kind in (False, True)}
         self._served = Ratio(ROWS_MEMORY, 1.0)
         self._known: dict[tuple[int, int], tuple[Candidate, float, float]] = {}
         self._forward_s = cache(costs.forward)
