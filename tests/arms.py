@@ -1,5 +1,7 @@
 """A replica whose texts and step times are drawn from laws that are known: for the controller.
 
+`python -m tests.arms SEEDS` prints what docs/control.md tells.
+
 P(a guess is accepted) by kind of text is what trained drafts were measured at (docs/results/
 training.md): the whole small model's, its first four layers' at T = 0, its first two layers' at
 T = 1. Each text has a chance of its own around that of its kind.
@@ -9,10 +11,12 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from statistics import mean, median
 
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.cost_model import CostModel, Provenance
@@ -169,3 +173,77 @@ class Arms:
         while length < longest and self.rng.random() < chance:
             length += 1
         return length
+
+
+def share_of_best(arms: Arms) -> float:
+    """Goodput of the plans that were used, as a share of the best one's, by the texts' law."""
+    tokens = seconds = 0.0
+    for candidate in candidates(arms.kind):
+        steps = arms.used[candidate.plan.max_proposal]
+        tokens += steps * candidate.committed
+        seconds += steps * candidate.committed / goodput(candidate, COSTS, arms.num_rows)
+    return tokens / seconds / goodput(best(arms.kind, arms.num_rows), COSTS, arms.num_rows)
+
+
+def after_shifts(seed: int, num_rows: int) -> list[float]:
+    """All requests are said to be code; they become prose, then translation, 100 of each kind.
+
+    -> `share_of_best` over the last 50 of each.
+    """
+    arms, shares = Arms(seed, num_rows=num_rows), []
+    for kind in ("code", "prose", "translation"):
+        arms.kind = kind
+        arms.serve(50)
+        arms.used.clear()
+        arms.serve(50)
+        shares.append(share_of_best(arms))
+    return shares
+
+
+def changes_when_steady(seed: int, kind: str, num_rows: int) -> int:
+    """Of the plan, in 100 requests."""
+    arms = Arms(seed, kind, kind, num_rows=num_rows)
+    arms.serve(100)
+    return len(arms.changes)
+
+
+def seconds_until_plain(seed: int, num_rows: int, *, slower: float, busy: float) -> float:
+    """Of steps, from when the draft is overloaded to when it is not asked any more."""
+    arms = Arms(seed, num_rows=num_rows)
+    arms.run(5.0)
+    before = arms.seconds
+    arms.slower, arms.busy = slower, busy
+    plans = arms.controller.plans
+    load = 1 << num_rows.bit_length()
+    while not plans()[arms.task][load].candidate.is_plain:
+        arms.step()
+    return arms.seconds - before
+
+
+def figures(seeds: Sequence[int]) -> str:
+    """What is told in docs/control.md."""
+    shares = [share for seed in seeds for rows in (1, 4) for share in after_shifts(seed, rows)]
+    changes = [
+        changes_when_steady(seed, kind, rows)
+        for seed in seeds
+        for kind in ACCEPTED
+        for rows in (1, 2, 4, 8)
+    ]
+    lines = [
+        f"share of the best plan, requests 51-100 behind a shift: least {min(shares):.3f}, "
+        f"median {median(shares):.3f} of {len(shares)}",
+        f"changes in 100 steady requests: most {max(changes)}, mean {mean(changes):.2f} "
+        f"of {len(changes)}",
+    ]
+    for name, slower, busy in (("six times slower", 6.0, 0.0), ("always busy", 1.0, 1.0)):
+        for rows in (1, 4):
+            seconds = [seconds_until_plain(seed, rows, slower=slower, busy=busy) for seed in seeds]
+            lines.append(
+                f"draft {name}, {rows} texts: plain after {median(seconds):.2f} s, "
+                f"at most {max(seconds):.2f}"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(figures(range(int(sys.argv[1]))))
