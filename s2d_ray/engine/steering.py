@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -67,8 +67,16 @@ class Steering:
     `take`, `follow` and `state` may be called from any thread, the rest from the loop's.
     """
 
-    def __init__(self, settings: Settings = Settings(), seed: int = 0) -> None:
+    def __init__(
+        self,
+        settings: Settings = Settings(),
+        seed: int = 0,
+        report: Callable[[str], None] = logger.info,
+    ) -> None:
+        """report: takes a line for each change of a plan, and each time speculation goes on or
+        off."""
         self._settings = settings
+        self._report = report
         self._wanted: Controller | None = None
         self._controller: Controller | None = None
         self._group = ControlGroup(settings.share, random.Random(seed))
@@ -78,7 +86,6 @@ class Steering:
     def take(self, settings: Settings) -> None:
         """Go by these settings from the next round on."""
         self._settings = settings
-        self._group.share = settings.share
 
     def follow(self, controller: Controller | None) -> None:
         """Take plans from this controller, from the next round on."""
@@ -86,7 +93,7 @@ class Steering:
 
     def begin(self, running: Iterable[Sequence], *, draft_available: bool) -> None:
         """Before a round: give rows their plans, and say which of them pause."""
-        self._controller = self._wanted
+        self._controller, self._group.share = self._wanted, self._settings.share
         rows = [text for text in running if not text.prefilling]
         steered = [text for text in rows if text.request.mode is Mode.AUTO]
         chosen = self._choose(steered, len(rows))
@@ -111,7 +118,7 @@ class Steering:
             if not self._settings.frozen:
                 for change in controller.decide(list(now.chosen), now.num_rows, times.whole_s):
                     self.counters["plan_changes"] += 1
-                    logger.info("plan of %s", change)
+                    self._report(f"plan of {change}")
         if now.is_measure:
             self._measure(step.rounds, times.whole_s)
 
@@ -188,8 +195,8 @@ class Steering:
     def _work(self, step: Step, times: Times) -> StepWork:
         """The round as costs see it; the call is no measure where rows of other plans asked too."""
         texts = [each.sequence for each in step.rounds]
-        asking = [text for text in texts if text.asked or text.plan.max_proposal > 0]
-        classes = [self._learns_of(text) for text in asking if not text.paused]
+        may_ask = [text for text in texts if text.request.mode is not Mode.OFF and not text.paused]
+        classes = [self._learns_of(text) for text in may_ask if text.plan.max_proposal > 0]
         drafted = [self._now.chosen[task].candidate for task in classes if task is not None]
         if len(drafted) < len(classes) or not self._now.can_ask:
             drafted = []
@@ -209,7 +216,7 @@ class Steering:
         num_tokens = sum(each.num_committed for each in rounds)
         if self._group.took(num_tokens, seconds, is_warm=is_warm):
             self.counters["control_switches"] += 1
-            logger.info("speculation: %s", self._group.verdict(self._now.num_rows))
+            self._report(f"speculation: {self._group.verdict(self._now.num_rows)}")
 
 
 def _with_fixed(plan: Plan, request: GenerateRequest) -> Plan:

@@ -86,7 +86,7 @@ class TargetReplica:
             self._client,
             replica=uuid.uuid4().hex,
             turn=self._turns.turn,
-            steering=Steering(seed=secrets.randbits(32)),
+            steering=Steering(seed=secrets.randbits(32), report=logger.info),
         )
         self._reins = Reins(target_name, target.loop.steering)
         target.loop.start()

@@ -156,6 +156,17 @@ def test_explicit_fields_and_other_modes_are_never_touched() -> None:
     assert stand.ended["deep"].why.startswith("exit_thresholds of the request; class code")
 
 
+def test_a_row_that_is_off_is_no_reason_not_to_measure_the_draft() -> None:
+    stand = Stand(steering(frozen=True), max_context=4_000)
+    stand.add("a", max_tokens=3_000)
+    stand.add("b", max_tokens=3_000, mode=Mode.OFF)
+    made = stand.steering._wanted
+    assert made is not None
+    for _ in range(60):
+        stand.round(speculating_s=0.09)
+    assert made.costs.draft > 3.0
+
+
 def test_a_row_that_insists_asks_in_every_round_and_there_is_no_window_beside_it() -> None:
     for fields in ({"mode": Mode.FORCE}, {"fixed": frozenset({"max_proposal"})}):
         stand = Stand(steering(controlled=False, share=0.25))
@@ -208,14 +219,20 @@ def test_rounds_without_the_guesses_of_their_plan_teach_nothing() -> None:
         assert sum(learned) == expected
 
 
-def test_a_draft_that_is_always_busy_is_asked_no_more_and_health_shows_why() -> None:
-    stand = Stand(steering(), busy, max_context=4_000)
+def test_a_draft_that_is_always_busy_is_asked_no_more_and_log_and_health_say_why() -> None:
+    said: list[str] = []
+    steer = Steering(report=said.append)
+    steer.follow(controller())
+    stand = Stand(steer, busy, max_context=4_000)
     stand.add("a", max_tokens=3_000)
     for _ in range(400):
         stand.round()
     assert stand.steering.counters["plan_changes"] == 1
     [told] = stand.steering.state()["plans"]["code"].values()
     assert "plain decoding" in told
+    [line] = said
+    assert line.startswith("plan of class code, fewer than 2 texts: up to 2 at -, stop 0 → plain")
+    assert "served 0.15" in line
 
 
 def test_frozen_nothing_changes_and_nothing_is_measured() -> None:
