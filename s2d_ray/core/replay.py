@@ -62,12 +62,13 @@ class Trace:
     def lookup(self, gram: int, written: int) -> tuple[Match, tuple[int, ...]] | None:
         """Tier 0's match behind so many output tokens, and its guesses."""
         if gram not in self._lookups:
-            index, found = SuffixIndex(gram), []
+            index = SuffixIndex(gram)
+            found = self._lookups[gram] = []
             for count in range(1, len(self.output_ids)):
                 ids = self.ids[: len(self.prompt_ids) + count]
                 match = index.find(ids)
-                found.append(match and (match, tuple(match.guess(ids, LONGEST_MATCH))))
-            self._lookups[gram] = found
+                guesses = () if match is None else tuple(match.guess(ids, LONGEST_MATCH))
+                found.append(None if match is None else (match, guesses))
         return self._lookups[gram][written - 1]
 
 

@@ -36,10 +36,13 @@ from s2d_ray.tuning.acceptance import fit
 from s2d_ray.tuning.calibrate_report import Calibrated
 from s2d_ray.tuning.gather import Scale
 from s2d_ray.tuning.prompts import Asked
-from s2d_ray.tuning.search import ROWS, Grid
+from s2d_ray.tuning.search import ROWS, Grid, Replayed
 from s2d_ray.tuning.trace_file import TraceFile
 
 PLANS = "plans.json"
+
+PARTS = 10
+"""Of the search: so often the bar moves."""
 
 GRAM = 3
 """Shortest match of tier 0 in the maps."""
@@ -167,8 +170,12 @@ def _learn(
     for task, traces in sorted(by_task.items()):
         model = fit(traces, GRAM)
         plans = settings.grid.plans(traces[0].exit_layers, model)
-        advance = bar.open(f"plans for {name}, {task}", len(plans))
-        replayed = search.replay_all(plans, traces, draft.max_debt, lambda a=advance: a("plan"))
+        advance = bar.open(f"plans for {name}, {task}", PARTS)
+        replayed: list[Replayed] = []
+        for part in range(PARTS):
+            chosen = plans[len(plans) * part // PARTS : len(plans) * (part + 1) // PARTS]
+            replayed += search.replay_all(chosen, traces, draft.max_debt)
+            advance(f"{len(replayed)} of {len(plans)}")
         kept = search.worth_keeping([each.candidate() for each in replayed], costs)
         held_out = search.held_out_gain(replayed, costs)
         found[task] = Calibrated(traces, model, replayed, kept, held_out)

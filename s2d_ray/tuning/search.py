@@ -6,7 +6,7 @@ shape; plain decoding is always among them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
@@ -87,18 +87,9 @@ class Replayed:
         return reduce(add, self.texts[texts], Rounds()).candidate(self.plan)
 
 
-def replay_all(
-    plans: Sequence[Plan],
-    traces: Sequence[Trace],
-    max_debt: int,
-    advance: Callable[[], object] = lambda: None,
-) -> list[Replayed]:
-    """Every plan over all texts. advance: called once per plan."""
-    found = []
-    for plan in plans:
-        found.append(Replayed(plan, replay(plan, traces, max_debt)))
-        advance()
-    return found
+def replay_all(plans: Sequence[Plan], traces: Sequence[Trace], max_debt: int) -> list[Replayed]:
+    """Every plan over all texts."""
+    return [Replayed(plan, replay(plan, traces, max_debt)) for plan in plans]
 
 
 def ranked(found: Sequence[Candidate], costs: CostModel, rows: int) -> list[Candidate]:

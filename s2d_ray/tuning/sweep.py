@@ -17,6 +17,7 @@ from s2d_ray.bench.bar import StderrBar, stderr_bar
 from s2d_ray.bench.card import config_hash, host_card
 from s2d_ray.bench.checkout import commit
 from s2d_ray.bench.line_file import LineFile
+from s2d_ray.bench.rig import Parts
 from s2d_ray.bench.spec_answers import AnswerFile
 from s2d_ray.bench.spec_figures import BASELINE, Answered, joined
 from s2d_ray.config import AppConfig
@@ -168,7 +169,7 @@ def _check_traces(settings: Settings) -> None:
                 )
 
 
-def _check_weights(settings: Settings, plans: TargetPlans, parts: gather.Parts) -> None:
+def _check_weights(settings: Settings, plans: TargetPlans, parts: Parts) -> None:
     """Raises ConfigError if the plan file is of other weights."""
     folder = sources.resolve(parts.target_config.model)
     for what, held, wanted in (

@@ -63,13 +63,11 @@ def _traced(tree: dict[str, Any]) -> Traced:
         for rows in zip(*tables, strict=True)
     ]
     head = {name: tree.pop(name) for name in ("target", "prompt", "task")}
-    ids = {
-        name: tuple(tree.pop(name))
-        for name in ("exit_layers", "prompt_ids", "output_ids", "end_ids")
-    }
-    if len(spots) != max(0, len(ids["output_ids"]) - 1):
+    for name in ("exit_layers", "prompt_ids", "output_ids", "end_ids"):
+        tree[name] = tuple(tree[name])
+    if len(spots) != max(0, len(tree["output_ids"]) - 1):
         raise ValueError("a guess at each position is wanted")
-    return Traced(**head, trace=Trace(**ids, **tree, spots=spots))
+    return Traced(**head, trace=Trace(**tree, spots=spots))
 
 
 def read_traces(folder: Path) -> list[tuple[str, str, Trace]]:

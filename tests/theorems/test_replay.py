@@ -206,8 +206,8 @@ def test_the_optimum_is_that_of_all_plans_walked_by_hand(seed: int) -> None:
     assert goodput(best, COSTS, 1) == pytest.approx(max(by_hand.values()))
     for candidate in candidates:
         plan = candidate.plan
-        key = (plan.exit_thresholds[0], plan.stop_threshold, plan.max_proposal)
         if not candidate.is_plain:
+            key = (plan.exit_thresholds[0], plan.stop_threshold, plan.max_proposal)
             assert goodput(candidate, COSTS, 1) == pytest.approx(by_hand[key])
     kept = worth_keeping(candidates, COSTS)
     assert any(each.is_plain for each in kept)
