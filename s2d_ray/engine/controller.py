@@ -34,11 +34,15 @@ ENOUGH = 0.05
 """Of the gain beyond the margin (on a logarithmic scale) times the seconds that it has lasted: a
 plan twice as good is taken after 0.1 s, one that is a tenth better after 0.8 s."""
 
+CALMING, CALM_AFTER_S = 4.0, 60.0
+"""A change asks for so many times the evidence of the one before; that fades in such time."""
+
 EXPLORED, EXPLORED_FROM_PLAIN = 0.02, 0.05
 """Share of steps in which another plan is tried. Plain decoding teaches nothing of other plans."""
 
-TRIAL = 8
-"""Steps of one trial."""
+TRIAL, PATIENCE = 8, 64
+"""Steps of one trial that teach something, and all steps after which it is given up: the draft may
+have to read the texts first."""
 
 PROMISING = 0.7
 """A plan expected to be worse than so many times the best one is not tried."""
@@ -73,15 +77,23 @@ class Change:
 
 @dataclass
 class _Entry:
-    """The plan of one load. evidence: for another one, see `ENOUGH`."""
+    """The plan of one load. evidence: for another one, see `ENOUGH`. num_changes: they fade."""
 
     choice: Choice
     evidence: float = 0.0
+    num_changes: float = 0.0
+
+    def collect(self, gain: float, seconds: float) -> bool:
+        """More evidence: another plan is so much better, for so long. -> whether it is enough."""
+        self.num_changes *= math.exp(-seconds / CALM_AFTER_S)
+        self.evidence = max(0.0, self.evidence + gain * seconds)
+        return gain > 0 and self.evidence >= ENOUGH * CALMING**self.num_changes
 
 
 @dataclass
 class _Class:
-    """One class of task. trial: the candidate that is tried now, for so many more steps."""
+    """One class of task. trial: the candidate that is tried now. trial_steps, trial_patience: more
+    steps of it that teach something, and more steps at all."""
 
     candidates: Sequence[Candidate]
     acceptance: Acceptance
@@ -89,6 +101,7 @@ class _Class:
     since_look_s: float = 0.0
     trial: int | None = None
     trial_steps: int = 0
+    trial_patience: int = 0
 
 
 class Controller:
@@ -117,8 +130,11 @@ class Controller:
         return {task: self._begin(task, num_rows, frozen) for task in tasks}
 
     def learn(self, choice: Choice, rounds: int, accepted: int) -> None:
-        """What became of rounds whose plan was `choice`, and that the draft served."""
-        self._classes[choice.task].acceptance.learn(choice.index, rounds, accepted)
+        """What became of the rounds of one step whose plan was `choice`, and that were served."""
+        mine = self._classes[choice.task]
+        mine.acceptance.learn(choice.index, rounds, accepted)
+        if mine.trial == choice.index:
+            mine.trial_steps -= 1
 
     def took(self, work: StepWork) -> None:
         """What the step's work took."""
@@ -152,15 +168,14 @@ class Controller:
         share = EXPLORED_FROM_PLAIN if choice.candidate.is_plain else EXPLORED
         if mine.trial is None and self._random.random() < share / TRIAL:
             mine.trial = self._to_try(mine, choice.index, num_rows)
-            mine.trial_steps = TRIAL
+            mine.trial_steps, mine.trial_patience = TRIAL, PATIENCE
+        mine.trial_patience -= 1
+        if mine.trial_steps <= 0 or mine.trial_patience < 0:
+            mine.trial = None
         if mine.trial is None:
             return choice
         why = f"tried for some steps; else {choice.why}"
-        trial = Choice(task, mine.trial, mine.candidates[mine.trial], why)
-        mine.trial_steps -= 1
-        if not mine.trial_steps:
-            mine.trial = None
-        return trial
+        return Choice(task, mine.trial, mine.candidates[mine.trial], why)
 
     def _to_try(self, mine: _Class, current: int, num_rows: int) -> int | None:
         """Another candidate that may be as good, or the best one that speculates: whether it would
@@ -186,11 +201,11 @@ class Controller:
         passed_s, mine.since_look_s = mine.since_look_s, 0.0
         best, worth = self._best(mine, num_rows)
         gain = math.log(worth / self._goodput(mine, entry.choice.index, num_rows)) - MARGIN
-        entry.evidence = max(0.0, entry.evidence + gain * passed_s)
-        if gain <= 0 or entry.evidence < ENOUGH:
+        if not entry.collect(gain, passed_s):
             return None
         before = entry.choice.candidate.plan
-        mine.entries[load] = _Entry(self._choice(task, best, num_rows))
+        choice = self._choice(task, best, num_rows)
+        mine.entries[load] = _Entry(choice, num_changes=entry.num_changes + 1.0)
         why = (
             f"{math.exp(gain + MARGIN):.2f} times as good at {num_rows} texts: draft × "
             f"{self.costs.draft:.2f}, forward × {self.costs.forward:.2f}, served "

@@ -58,8 +58,8 @@ class StepWork:
     """What a step did, and how long it took.
 
     texts: rows of the batch that decode. tokens: rows of the forward. drafted: one candidate for
-    each text that could ask the draft. asked, answered: texts whose guesses the draft was asked
-    for, and those that it made some or said there are none for.
+    each text that could ask the draft. asked, answered: texts that the draft was asked about and
+    has read, and those of them that it served.
     """
 
     texts: int

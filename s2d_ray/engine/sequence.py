@@ -25,7 +25,7 @@ from s2d_ray.engine.messages import (
     Usage,
 )
 from s2d_ray.engine.prefix_cache import Lender
-from s2d_ray.engine.protocol import EMPTY_DIGEST, ProposeRow, extend_digest
+from s2d_ray.engine.protocol import EMPTY_DIGEST, ProposeRow, RowStatus, extend_digest
 from s2d_ray.engine.tally import Tally
 from s2d_ray.errors import Unavailable
 from s2d_ray.models.kv_pool import Run
@@ -73,7 +73,7 @@ class Sequence:
     prompt, and everything else it knows is as it was.
 
     plan: what it is drafted by now; why: the reason, for the reply. paused: no guesses in this
-    round. asked, answered: whether the draft was asked in this round, and served it.
+    round. asked: whether the draft was asked in this round; status: what it said, None if nothing.
     """
 
     def __init__(
@@ -103,7 +103,8 @@ class Sequence:
         self.plan = request.plan
         self.why = "of the request"
         self.paused = False
-        self.asked = self.answered = False
+        self.asked = False
+        self.status: RowStatus | None = None
         self._index: SuffixIndex | None = None
         self.draft_base = 0
         self.proposal = EMPTY

@@ -20,10 +20,14 @@ from s2d_ray.engine.control_group import ControlGroup
 from s2d_ray.engine.controller import Choice, Controller
 from s2d_ray.engine.live_costs import StepWork
 from s2d_ray.engine.messages import GenerateRequest, Mode
+from s2d_ray.engine.protocol import RowStatus
 from s2d_ray.engine.sequence import Sequence
 from s2d_ray.engine.target_batch import Round, Step
 
 logger = logging.getLogger(__name__)
+
+GETTING_READY = (RowStatus.NEEDS, RowStatus.WARMING)
+"""The draft takes a text in: that comes once for each, or after a pause, and is no load."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ class Steering:
             if task is None or each.sequence.paused:
                 continue
             is_plain = self._now.chosen[task].candidate.is_plain
-            if is_plain or each.sequence.answered or each.num_drafted:
+            if is_plain or each.num_drafted or each.sequence.status is RowStatus.OK:
                 num_rounds[task] += 1
                 num_accepted[task] += each.num_accepted
         for task, count in num_rounds.items():
@@ -193,12 +197,15 @@ class Steering:
         return task if task in self._now.chosen else None
 
     def _work(self, step: Step, times: Times) -> StepWork:
-        """The round as costs see it; the call is no measure where rows of other plans asked too."""
+        """The round as costs see it. The call is no measure where rows of other plans asked too, or
+        where the draft has to read a text first."""
         texts = [each.sequence for each in step.rounds]
         may_ask = [text for text in texts if text.request.mode is not Mode.OFF and not text.paused]
         classes = [self._learns_of(text) for text in may_ask if text.plan.max_proposal > 0]
         drafted = [self._now.chosen[task].candidate for task in classes if task is not None]
-        if len(drafted) < len(classes) or not self._now.can_ask:
+        asked = [text.status for text in texts if text.asked]
+        told = [status for status in asked if status not in GETTING_READY]
+        if len(drafted) < len(classes) or len(told) < len(asked) or not self._now.can_ask:
             drafted = []
         return StepWork(
             texts=len(texts),
@@ -206,13 +213,13 @@ class Steering:
             call_s=times.call_s,
             forward_s=times.forward_s,
             drafted=drafted,
-            asked=sum(text.asked for text in texts),
-            answered=sum(text.answered for text in texts),
+            asked=len(told),
+            answered=told.count(RowStatus.OK),
         )
 
     def _measure(self, rounds: Items[Round], seconds: float) -> None:
         texts = [each.sequence for each in rounds]
-        is_warm = all(text.answered for text in texts if text.asked)
+        is_warm = all(text.status is RowStatus.OK for text in texts if text.asked)
         num_tokens = sum(each.num_committed for each in rounds)
         if self._group.took(num_tokens, seconds, is_warm=is_warm):
             self.counters["control_switches"] += 1

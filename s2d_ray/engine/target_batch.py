@@ -227,7 +227,7 @@ class TargetBatch:
         """
         self._asked = {}
         for sequence in self._schedule.running:
-            sequence.asked = sequence.answered = False
+            sequence.asked, sequence.status = False, None
             asks = draft_available or sequence.request.mode is Mode.FORCE
             if sequence.wants_proposal and not self._tier0.propose(sequence) and asks:
                 sequence.asked = True
@@ -266,7 +266,7 @@ class TargetBatch:
             self.counters["stale_rows"] += 1
             return
         self.counters[f"rows_{row.status}"] += 1
-        sequence.answered = row.status is RowStatus.OK
+        sequence.status = row.status
         if row.status is RowStatus.NEEDS:
             sequence.draft_base = max(0, min(row.needs_from, len(sequence.ids)))
         elif row.status in (RowStatus.OK, RowStatus.WARMING):

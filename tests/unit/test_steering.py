@@ -13,7 +13,7 @@ import pytest
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.params import SamplingParams
 from s2d_ray.engine.control_group import FEWEST_PAIRS, WINDOW
-from s2d_ray.engine.controller import Controller
+from s2d_ray.engine.controller import TRIAL, Controller
 from s2d_ray.engine.drawing import Drawn
 from s2d_ray.engine.messages import Finished, GenerateRequest, Mode, TokenPrompt
 from s2d_ray.engine.protocol import ProposeCall, ProposeRow, RowReply, RowStatus
@@ -233,6 +233,26 @@ def test_a_draft_that_is_always_busy_is_asked_no_more_and_log_and_health_say_why
     [line] = said
     assert line.startswith("plan of class code, fewer than 2 texts: up to 2 at -, stop 0 → plain")
     assert "served 0.15" in line
+
+
+def test_a_draft_that_has_to_read_the_texts_first_is_not_overloaded() -> None:
+    """Plain decoding is in force; the trial lasts until it has taught something."""
+    reading = [6 * 4]
+
+    def reads(row: ProposeRow, ids: Sequence[int]) -> RowReply:
+        reading[0] -= 1
+        return ok(row, [], status=RowStatus.WARMING) if reading[0] >= 0 else right(row, ids)
+
+    made = controller("translation")
+    steer = Steering()
+    steer.follow(made)
+    stand = Stand(steer, reads, max_context=20_000)
+    stand.add("a", "b", "c", "d", max_tokens=15_000, task="translation")
+    for _ in range(500):
+        stand.round()
+        assert made.costs.served > 0.99
+    assert reading[0] <= -4 * TRIAL
+    assert made._classes["translation"].acceptance.shift > 0.5
 
 
 def test_frozen_nothing_changes_and_nothing_is_measured() -> None:
