@@ -13,6 +13,7 @@ from s2d_ray.engine.messages import Mode
 from s2d_ray.errors import ConfigError, S2DError
 from s2d_ray.simulate.cli import simulate
 from s2d_ray.train import cli as train_commands
+from s2d_ray.tuning import cli as tuning_commands
 
 app = typer.Typer(
     name="s2d",
@@ -174,6 +175,8 @@ app.command()(train_commands.train)
 app.command("evaluate-draft")(train_commands.evaluate_draft)
 app.command("pack-draft")(train_commands.pack_draft)
 app.command()(simulate)
+app.command()(tuning_commands.calibrate)
+app.command()(tuning_commands.sweep)
 
 
 _sub_commands = app.command(

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from s2d_ray.config import AppConfig
+from s2d_ray.core.cost_model import CostModel, Provenance
 from s2d_ray.policy.ledger import Bounds
 from s2d_ray.policy.limits import Limits
-from s2d_ray.simulate.costs import StepCosts, default_costs, load_costs
+from s2d_ray.simulate.costs import default_costs, load_costs
 from s2d_ray.simulate.replica import Engine
 from s2d_ray.simulate.request import Arrival
 from s2d_ray.simulate.service import Scaling, Service, Simulation, Target
@@ -21,10 +22,20 @@ MIX = Mix({"t": Caps(2_048, 256)}, ["a", "b", "c"])
 MEASURED = load_costs(default_costs())
 
 
-def flat(step_s: float) -> StepCosts:
+def costs(
+    forward_s: Mapping[tuple[int, int], float],
+    prefill_s: Mapping[int, float],
+    draft_s: Mapping[int, float],
+) -> CostModel:
+    """Of a draft with one exit, called for nothing."""
+    steps = {(2, rows): seconds for rows, seconds in draft_s.items()}
+    return CostModel(steps, forward_s, prefill_s, 0.0, Provenance("h", "c", "d"))
+
+
+def flat(step_s: float) -> CostModel:
     """Every step takes the same, whatever is in it."""
     forward = {(texts, tokens): step_s for texts in (1, 2) for tokens in (1, 2)}
-    return StepCosts(forward, {2: step_s}, {1: step_s, 2: step_s})
+    return costs(forward, {2: step_s}, {1: step_s, 2: step_s})
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Site:
     num_replicas: int = 1
     max_batch: int = 8
     prefill_chunk: int = 256
-    costs: StepCosts = MEASURED
+    costs: CostModel = MEASURED
     scaling: Scaling | None = None
     tenants: Mapping[str, Limits] | None = None
     bounds: Bounds = MANY

@@ -27,6 +27,7 @@ from s2d_ray.engine.messages import (
     Usage,
 )
 from s2d_ray.engine.protocol import Proposer
+from s2d_ray.engine.steering import Steering
 from s2d_ray.engine.target_batch import Limits, TargetBatch
 from s2d_ray.engine.target_loop import TargetLoop
 from s2d_ray.models.attention import Segment
@@ -49,10 +50,12 @@ class Job:
     sampling: SamplingParams
     plan: Plan = Plan()
     mode: Mode = Mode.FORCE
+    task: str = ""
 
     def request(self) -> GenerateRequest:
+        prompt = TokenPrompt(self.prompt_ids)
         return GenerateRequest(
-            self.name, TokenPrompt(self.prompt_ids), self.sampling, self.plan, self.mode, trace=True
+            self.name, prompt, self.sampling, self.plan, self.mode, trace=True, task=self.task
         )
 
 
@@ -210,13 +213,17 @@ def wait_for(clients: Sequence[Client]) -> None:
 
 
 def write(
-    model: Any, engine: TargetBatch, jobs: Sequence[Job], proposer: Proposer | None = None
+    model: Any,
+    engine: TargetBatch,
+    jobs: Sequence[Job],
+    proposer: Proposer | None = None,
+    steering: Steering | None = None,
 ) -> list[Client]:
     """Serve `jobs` together, all queued before the first round. -> their clients, all ended.
 
     One thread: the models are tiny, and waking a second takes longer than their products.
     """
-    loop = TargetLoop(engine, model, proposer or no_draft(), num_threads=1)
+    loop = TargetLoop(engine, model, proposer or no_draft(), num_threads=1, steering=steering)
     clients = send(loop, jobs)
     loop.start()
     try:

@@ -41,8 +41,8 @@ class Settings:
 def card(settings: Settings, rig: Rig, costs: Costs) -> dict[str, str]:
     """Host, code and ceiling, before any result."""
     claim = "bitwise exact" if rig.first.target.bitwise_exact else "NOT bitwise exact on this host"
-    factor, layer, length = ceiling(costs, max(1, rig.plan.max_proposal))
-    bare_ms = 1e3 * costs.forward_rows(1)
+    factor, layer, length = ceiling(costs.model, max(1, rig.plan.max_proposal))
+    bare_ms = 1e3 * costs.model.forward(1, 1)
     host = host_card(settings.config)
     return host | {
         "target": f"{host['target']}, {claim}",

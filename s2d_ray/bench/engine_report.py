@@ -35,7 +35,10 @@ def shares(measured: Measured, case: str) -> Spread:
     """Ideal over measured seconds of forced speculation, run by run."""
     return figures.spread(
         ideal_seconds(
-            measured.singles.costs[case, each.run], each.written, measured.prompts, measured.plan
+            measured.singles.costs[case, each.run].model,
+            each.written,
+            measured.prompts,
+            measured.plan,
         )
         / each.seconds
         for each in figures.of(measured.singles.samples, case, "force")
@@ -95,15 +98,15 @@ def _each(found: Spread | dict[str, Spread], what: Callable[[Spread], Any]) -> A
 
 def curve_values(curves: Curves) -> dict[str, Any]:
     """The figures of the curves, and the curves themselves in milliseconds."""
-    costs = curves.costs
-    deepest = costs.exits[-1]
+    stock_s, costs = curves.costs.stock_s, curves.costs.model
+    deepest = costs.layers[-1]
     return {
         "forward_rows": {
-            str(rows): round(costs.forward_s[1, rows] / costs.stock_s, 4) for rows in FORWARD_ROWS
+            str(rows): round(costs.forward_s[1, rows] / stock_s, 4) for rows in FORWARD_ROWS
         },
         "draft_rows_8_vs_1": round(costs.draft_s[deepest, 8] / costs.draft_s[deepest, 1], 4),
         "curves_ms": {
-            "stock": _ms(costs.stock_s),
+            "stock": _ms(stock_s),
             "forward": {_shape(*shape): _ms(s) for shape, s in costs.forward_s.items()},
             "tree": {name: _ms(seconds) for name, seconds in curves.trees_s.items()},
             "prefill": {str(length): _ms(s) for length, s in costs.prefill_s.items()},
@@ -160,19 +163,19 @@ def speed_table(title: str, samples: Sequence[Sample], baseline: str) -> Table:
 
 def curve_tables(curves: Curves) -> list[Table]:
     """Forwards and draft steps, each in milliseconds and in rows of the stock model."""
-    costs = curves.costs
+    stock_s, costs = curves.costs.stock_s, curves.costs.model
     forwards = Table("sequences × rows", "ms", "of a stock row", title="target forwards")
     shapes = {_shape(*shape): seconds for shape, seconds in costs.forward_s.items()}
     prompts = {f"a prompt of {length}": seconds for length, seconds in costs.prefill_s.items()}
     for name, seconds in {**shapes, **curves.trees_s, **prompts}.items():
-        forwards.add_row(name, f"{1e3 * seconds:.1f}", f"{seconds / costs.stock_s:.2f}")
+        forwards.add_row(name, f"{1e3 * seconds:.1f}", f"{seconds / stock_s:.2f}")
     counts = sorted({rows for _, rows in costs.draft_s})
     heads = [_shape(rows, 1) for rows in counts]
     steps = Table("exit layer", "draft", *heads, title="draft steps, ms (of a stock row)")
-    for layer in costs.exits:
+    for layer in costs.layers:
         for precision, draft_s in curves.drafts_s.items():
             cells = [draft_s[layer, rows] for rows in counts]
-            shown = [f"{1e3 * cell:.1f} ({cell / costs.stock_s:.2f})" for cell in cells]
+            shown = [f"{1e3 * cell:.1f} ({cell / stock_s:.2f})" for cell in cells]
             steps.add_row(str(layer), precision, *shown)
     return [forwards, steps]
 

@@ -20,9 +20,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from s2d_ray.bench.checkout import commit
-from s2d_ray.bench.costs import Call, time_in_turn
 from s2d_ray.core.host import cpu_model
 from s2d_ray.models.linear import LinearKind, make_linear
+from s2d_ray.models.stopwatch import Call, time_in_turn
 
 SHAPES = (
     (64, 64),

@@ -58,6 +58,10 @@ class Ours:
         steps.subtract(before)
         return _written([ids_of(told) for told in events], usages, steps)
 
+    def plan_of(self, prompt: tuple[int, ...]) -> Plan:
+        """The plan of a text."""
+        return self._plan
+
     def _request(self, case: Case, index: int) -> GenerateRequest:
         """With a salt of its own, so that no cache spares it what every method must compute."""
         name = f"{case.name}-{index}-{next(_numbers)}"
@@ -65,7 +69,7 @@ class Ours:
             name,
             TokenPrompt(case.prompts[index]),
             case.sampling(index),
-            self._plan,
+            self.plan_of(case.prompts[index]),
             self._mode,
             trace=True,
             cache_salt=name,

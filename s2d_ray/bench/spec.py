@@ -10,7 +10,6 @@ import gc
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +25,7 @@ from s2d_ray.bench.figures import Written
 from s2d_ray.bench.questions import Question, choose, read_questions, shortest
 from s2d_ray.bench.rig import Parts
 from s2d_ray.bench.spec_answers import AnswerFile
-from s2d_ray.bench.spec_figures import Answer, Answered
+from s2d_ray.bench.spec_figures import Answer, Answered, joined
 from s2d_ray.bench.spec_plans import choose_plans, make_methods
 from s2d_ray.config import AppConfig, TargetConfig
 from s2d_ray.errors import ConfigError, DataError
@@ -119,28 +118,11 @@ class Interviewer:
             seconds += time.perf_counter() - started_s
             answers.append(written)
             messages.append(_message("assistant", self._text.decode(written.texts[0]).strip()))
-        return _joined(answers, seconds)
+        return joined(answers, seconds)
 
 
 def _message(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
-
-
-def _joined(answers: Sequence[Written], seconds: float) -> Answer:
-    accepted_by: Counter[int] = Counter()
-    steps: Counter[int] = Counter()
-    for each in answers:
-        accepted_by.update(each.accepted_by)
-        steps.update(each.steps)
-    return Answer(
-        tuple(each.texts[0] for each in answers),
-        seconds,
-        rounds=sum(each.rounds for each in answers),
-        drafted=sum(each.drafted for each in answers),
-        accepted=sum(each.accepted for each in answers),
-        accepted_by=dict(accepted_by),
-        steps=dict(steps),
-    )
 
 
 def answer_all(

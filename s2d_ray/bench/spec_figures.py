@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-from s2d_ray.bench.figures import Spread, spread
+from s2d_ray.bench.figures import Spread, Written, spread
 from s2d_ray.bench.questions import GROUPS
 
 BASELINE = "plain"
@@ -46,6 +46,24 @@ class Answer:
     def speed(self) -> float:
         """Tokens per second of wall time, prompts included."""
         return self.num_tokens / self.seconds
+
+
+def joined(answers: Sequence[Written], seconds: float) -> Answer:
+    """The answers of one conversation as one."""
+    accepted_by: Counter[int] = Counter()
+    steps: Counter[int] = Counter()
+    for each in answers:
+        accepted_by.update(each.accepted_by)
+        steps.update(each.steps)
+    return Answer(
+        tuple(each.texts[0] for each in answers),
+        seconds,
+        rounds=sum(each.rounds for each in answers),
+        drafted=sum(each.drafted for each in answers),
+        accepted=sum(each.accepted for each in answers),
+        accepted_by=dict(accepted_by),
+        steps=dict(steps),
+    )
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ the rest of the package imports what they define from here.
 """
 
 from s2d_ray.config.app import AppConfig, load_config, parse_config
+from s2d_ray.config.control import ControlConfig
 from s2d_ray.config.draft import DraftConfig
 from s2d_ray.config.engine import Device, EngineConfig, Precision
 from s2d_ray.config.http import CLOSING_S, HttpConfig
@@ -22,6 +23,7 @@ __all__ = [
     "BY_TOKENS",
     "CLOSING_S",
     "Device",
+    "ControlConfig",
     "DraftConfig",
     "EngineConfig",
     "HttpConfig",

@@ -9,6 +9,7 @@ from typing import Final, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from s2d_ray.config.control import ControlConfig
 from s2d_ray.config.draft import DraftConfig
 from s2d_ray.config.http import HttpConfig
 from s2d_ray.config.plan import PlanConfig
@@ -36,6 +37,14 @@ class AppConfig(Section):
     )
     routing: RoutingConfig | None = Field(
         None, description="`auto`, splits and the plan table; none: requests name their target."
+    )
+    control: ControlConfig = Field(
+        ControlConfig(), description="What replicas may decide about speculation by themselves."
+    )
+    plans: str | None = Field(
+        None,
+        description="The plan file of `s2d calibrate`, for requests that no row of the plan table "
+        "fits; watched.",
     )
 
     def models_at(self, place: str | None = None) -> list[str]:

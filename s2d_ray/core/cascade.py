@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_TREE_NODES = 64
+"""A tree of this size grows on as a chain."""
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -39,7 +39,7 @@ class SuffixIndex:
     """Where each run of `gram` ids of a growing text has ended."""
 
     def __init__(self, gram: int) -> None:
-        self._gram = gram
+        self.gram = gram
         self._ends: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         self._num_read = 0
 
@@ -48,16 +48,16 @@ class SuffixIndex:
 
         ids: the text of the call before, perhaps grown.
         """
-        for end in range(max(self._gram, self._num_read + 1), len(ids)):
-            self._ends[tuple(ids[end - self._gram : end])].append(end)
+        for end in range(max(self.gram, self._num_read + 1), len(ids)):
+            self._ends[tuple(ids[end - self.gram : end])].append(end)
         self._num_read = max(self._num_read, len(ids) - 1)
-        places = self._ends.get(tuple(ids[-self._gram :]), ()) if len(ids) >= self._gram else ()
+        places = self._ends.get(tuple(ids[-self.gram :]), ()) if len(ids) >= self.gram else ()
         matches = [Match(end, self._length(ids, end)) for end in places[-MAX_PLACES:]]
         return max(matches, key=lambda match: (match.length, match.position), default=None)
 
     def _length(self, ids: Sequence[int], end: int) -> int:
         """Ids before `end` that equal those at the end of the text."""
-        length = self._gram
+        length = self.gram
         while length < min(end, LONGEST_MATCH) and ids[end - 1 - length] == ids[-1 - length]:
             length += 1
         return length

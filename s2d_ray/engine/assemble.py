@@ -13,6 +13,7 @@ from s2d_ray.engine.draft_engine import DraftEngine
 from s2d_ray.engine.draft_loop import DraftLoop
 from s2d_ray.engine.messages import ChatPrompt, GenerateRequest, Prompt, TextPrompt, Tokens
 from s2d_ray.engine.protocol import Proposer
+from s2d_ray.engine.steering import Steering
 from s2d_ray.engine.target_batch import Limits, TargetBatch
 from s2d_ray.engine.target_engine import EngineStatus, Publish
 from s2d_ray.engine.target_loop import TargetLoop, Turn
@@ -74,8 +75,9 @@ class Target:
             self.batch.queue_depth,
             self.batch.outstanding_tokens,
             self.loop.silent_s,
-            dict(self.batch.counters),
+            {**self.batch.counters, **self.loop.steering.counters},
             self.batch.fingerprint,
+            self.loop.steering.state(),
         )
 
     def stop(self) -> None:
@@ -105,6 +107,7 @@ def make_target(
     replica: str,
     *,
     turn: Turn = nullcontext,
+    steering: Steering | None = None,
 ) -> Target:
     """Load a checkpoint as a target. Raises ModelError naming what cannot be used."""
     text = Text(folder)
@@ -138,7 +141,9 @@ def make_target(
         replica,
         fingerprint_of_target(config, folder, device, bitwise_exact=exact),
     )
-    loop = TargetLoop(batch, model, proposer, turn=turn, num_threads=config.num_threads)
+    loop = TargetLoop(
+        batch, model, proposer, turn=turn, num_threads=config.num_threads, steering=steering
+    )
     return Target(text, model, batch, loop, exact)
 
 

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from s2d_ray.core.cascade import MAX_TREE_NODES
 from s2d_ray.engine.draft_session import DraftSession, SessionKey
 from s2d_ray.engine.protocol import ProposeReply, ProposeRow, RowReply, RowStatus
-
-MAX_TREE_NODES = 64
-"""A tree of this size grows on as a chain."""
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ class GenerateRequest:
 
     request_id is unique among all requests: it names the sequence and its draft session.
     cache_salt: only texts of the same salt share what was computed for their common beginning.
+    task: the class of the plan file whose plans it may follow; none: `plan` is the operator's, and
+    stays. fixed: fields of the plan that the client set, which stay too.
     resume: a text to be gone on with; the prompt is then what the lost replica read of it.
     """
 
@@ -69,7 +71,15 @@ class GenerateRequest:
     mode: Mode = Mode.AUTO
     trace: bool = False
     cache_salt: str = ""
+    task: str = ""
+    fixed: frozenset[str] = frozenset()
     resume: Resume | None = None
+
+    @property
+    def insists(self) -> bool:
+        """Whether its client wants guesses whatever they are worth."""
+        wants = "max_proposal" in self.fixed and self.plan.max_proposal > 0
+        return self.mode is Mode.FORCE or (self.mode is Mode.AUTO and wants)
 
     @property
     def prompt_field(self) -> str:
@@ -209,10 +219,16 @@ class Delta:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last event of a request that was served."""
+    """The last event of a request that was served.
+
+    plan, why: the plan that it was written by in the end, and the reason for it; None from an
+    engine that has no plans.
+    """
 
     reason: FinishReason
     usage: Usage
+    plan: Plan | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Protocol
 
-from s2d_ray.core.lookup import SuffixIndex
+from s2d_ray.core.lookup import Match, SuffixIndex
 from s2d_ray.core.proposals import EMPTY, Proposal, Verdict
 from s2d_ray.core.sampling import Past
 from s2d_ray.engine.drawing import Draw, Drawn, Grammar
@@ -24,7 +24,7 @@ from s2d_ray.engine.messages import (
     Usage,
 )
 from s2d_ray.engine.prefix_cache import Lender
-from s2d_ray.engine.protocol import EMPTY_DIGEST, ProposeRow, extend_digest
+from s2d_ray.engine.protocol import EMPTY_DIGEST, ProposeRow, RowStatus, extend_digest
 from s2d_ray.engine.tally import Tally
 from s2d_ray.errors import Unavailable
 from s2d_ray.models.kv_pool import Run
@@ -70,6 +70,9 @@ class Sequence:
     not; after a guess off the spine was accepted, neither are the ids from that guess on. A
     preempted text has lost them all: once it runs again, its ids are computed in chunks like a
     prompt, and everything else it knows is as it was.
+
+    plan: what it is drafted by now; why: the reason, for the reply. paused: no guesses in this
+    round. asked: whether the draft was asked in this round; status: what it said, None if nothing.
     """
 
     def __init__(
@@ -96,8 +99,12 @@ class Sequence:
         self.num_preemptions = 0
         self.num_lost = 0
         self.digest = extend_digest(EMPTY_DIGEST, prompt_ids)
-        gram = request.plan.min_match
-        self.index = SuffixIndex(gram) if gram > 0 else None
+        self.plan = request.plan
+        self.why = "of the request"
+        self.paused = False
+        self.asked = False
+        self.status: RowStatus | None = None
+        self._index: SuffixIndex | None = None
         self.draft_base = 0
         self.proposal = EMPTY
         self._origins: tuple[Origin, ...] = ()
@@ -166,8 +173,18 @@ class Sequence:
     @property
     def wants_proposal(self) -> bool:
         """Whether a guess could save a forward: with one token left it could not."""
-        speculates = self.request.mode is not Mode.OFF and self.request.plan.max_proposal > 0
-        return not self.prefilling and speculates and self.num_remaining > 1
+        speculates = self.request.mode is not Mode.OFF and self.plan.max_proposal > 0
+        wants = speculates and not self.paused
+        return not self.prefilling and wants and self.num_remaining > 1
+
+    def match(self) -> Match | None:
+        """Where the end of the text occurred before, if the plan looks for that."""
+        gram = self.plan.min_match
+        if gram == 0:
+            return None
+        if self._index is None or self._index.gram != gram:
+            self._index = SuffixIndex(gram)
+        return self._index.find(self.ids)
 
     def propose_row(self) -> ProposeRow:
         """What to ask the draft."""
@@ -178,7 +195,7 @@ class Sequence:
             token_ids=tuple(self.ids[self.draft_base :]),
             digest=self.digest,
             max_length=self.max_length,
-            plan=self.request.plan,
+            plan=self.plan,
             seed=sampling.seed,
             temperature=sampling.temperature,
             logit_bias=sampling.logit_bias,
@@ -196,7 +213,7 @@ class Sequence:
 
         Cut: what lies behind the budget, the plan's depth or an end, and what a grammar forbids.
         """
-        longest = min(self.request.plan.max_proposal, self.num_remaining - 1)
+        longest = min(self.plan.max_proposal, self.num_remaining - 1)
         within = proposal.within(longest, self.ends)
         if self.grammar is None:
             return proposal.pruned(within)
@@ -315,7 +332,7 @@ class Sequence:
             self._num_told = len(self.ids)
             events.append(Delta(text, tuple(traces), ids, *self.tally.untold()))
         if self.finish_reason is not None:
-            events.append(Finished(self.finish_reason, self.usage()))
+            events.append(Finished(self.finish_reason, self.usage(), self.plan, self.why))
         return events
 
     def usage(self) -> Usage:

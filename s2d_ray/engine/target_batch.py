@@ -55,12 +55,23 @@ class Limits:
     prefix_cache: bool = False
 
 
+@dataclass(frozen=True)
+class Round:
+    """What a round of a text came to: guesses made and accepted, and tokens committed."""
+
+    sequence: Sequence
+    num_drafted: int
+    num_accepted: int
+    num_committed: int
+
+
 @dataclass
 class Step:
     """One packed forward: its rows, which of them to score, and how to draw from each.
 
     drawing: (sequence, number of its wanted rows), in row order. copies: to be made before it.
-    packed: (sequence, its computed positions before this step), in row order.
+    packed: (sequence, its computed positions before this step), in row order. has_prompts: whether
+    ids are computed in chunks in it. rounds: of the texts that decode, once it is committed.
     """
 
     copies: list[Copy] = field(default_factory=list)
@@ -70,6 +81,8 @@ class Step:
     draws: list[Draw] = field(default_factory=list)
     drawing: list[tuple[Sequence, int]] = field(default_factory=list)
     packed: list[tuple[Sequence, int]] = field(default_factory=list)
+    has_prompts: bool = False
+    rounds: list[Round] = field(default_factory=list)
 
 
 class TargetBatch:
@@ -115,6 +128,11 @@ class TargetBatch:
     def num_held_blocks(self) -> int:
         """Blocks of the prefix cache that running texts may take at any time."""
         return self._schedule.num_held_blocks
+
+    @property
+    def running(self) -> list[Sequence]:
+        """Texts of the batch, the oldest first."""
+        return self._schedule.running
 
     @property
     def has_closed_sessions(self) -> bool:
@@ -209,8 +227,10 @@ class TargetBatch:
         """
         self._asked = {}
         for sequence in self._schedule.running:
+            sequence.asked, sequence.status = False, None
             asks = draft_available or sequence.request.mode is Mode.FORCE
             if sequence.wants_proposal and not self._tier0.propose(sequence) and asks:
+                sequence.asked = True
                 self._asked[sequence.request.request_id] = sequence
         if not self._asked and not (self._closed and draft_available):
             return None
@@ -246,6 +266,7 @@ class TargetBatch:
             self.counters["stale_rows"] += 1
             return
         self.counters[f"rows_{row.status}"] += 1
+        sequence.status = row.status
         if row.status is RowStatus.NEEDS:
             sequence.draft_base = max(0, min(row.needs_from, len(sequence.ids)))
         elif row.status in (RowStatus.OK, RowStatus.WARMING):
@@ -289,6 +310,7 @@ class TargetBatch:
                 tokens = sequence.ids[first : first + budget]
                 budget -= len(tokens)
                 complete = first + len(tokens) == sequence.num_prefill
+                step.has_prompts = True
                 self._pack(step, sequence, tokens, sequence.draws() if complete else [])
                 sequence.num_computed += len(tokens)
         if not step.token_ids:
@@ -341,9 +363,13 @@ class TargetBatch:
             before = sequence.tally.accepted_by_rank.copy()
             if len(sequence.ids) == sequence.num_prefill:
                 self._schedule.publish(sequence)
+            was_decoding, num_before = sequence.decoding, len(sequence.ids)
             told = sequence.emit(verdict, own)
             ranks = sequence.tally.accepted_by_rank - before
             num_accepted = ranks.total()
+            if was_decoding:
+                num_committed = len(sequence.ids) - num_before
+                step.rounds.append(Round(sequence, num_drafted, num_accepted, num_committed))
             self.counters["drafted_tokens"] += num_drafted
             self.counters["accepted_tokens"] += num_accepted
             self.counters.update({f"accepted_rank_{rank}": n for rank, n in ranks.items()})

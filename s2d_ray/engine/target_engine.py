@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Tokens
 
@@ -23,6 +23,7 @@ class EngineStatus:
     sequences. outstanding_tokens: that these have still to read and, at most, to write.
     silent_s: time since its thread last moved, infinite if the thread has died.
     fingerprint: engines of the same one write the same, see `models.fingerprint`; empty: none do.
+    control: plans in force and the measured benefit, see `Steering.state`.
     """
 
     bitwise_exact: bool
@@ -31,6 +32,7 @@ class EngineStatus:
     silent_s: float
     counters: dict[str, int] = field(default_factory=dict)
     fingerprint: str = ""
+    control: dict[str, Any] = field(default_factory=dict)
 
 
 class TargetEngine(Protocol):

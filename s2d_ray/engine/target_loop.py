@@ -18,6 +18,7 @@ from s2d_ray.core.memory import is_out_of_memory
 from s2d_ray.engine.drawing import Drawn, Grammar, draw_rows
 from s2d_ray.engine.messages import NO_MEMORY, Finished, GenerateRequest, Refused
 from s2d_ray.engine.protocol import Proposer
+from s2d_ray.engine.steering import Steering, Times
 from s2d_ray.engine.target_batch import Step, TargetBatch
 from s2d_ray.engine.target_engine import Publish
 from s2d_ray.errors import RequestError
@@ -63,7 +64,8 @@ class _Stop:
 class TargetLoop:
     """Owns the batch: every other thread talks to it through `submit`, `abort` and `stop`.
 
-    publish callbacks run on the loop's thread and must not block.
+    publish callbacks run on the loop's thread and must not block. steering: by default rows follow
+    the plans of their requests.
     """
 
     def __init__(
@@ -74,7 +76,9 @@ class TargetLoop:
         *,
         turn: Turn = nullcontext,
         num_threads: int = 0,
+        steering: Steering | None = None,
     ) -> None:
+        self.steering = steering or Steering()
         self._batch = batch
         self._model = model
         self._proposer = proposer
@@ -186,14 +190,19 @@ class TargetLoop:
 
     def _round(self) -> None:
         """Propose, forward, verify, commit."""
-        call = self._batch.ask(self._proposer.available())
+        started_s = time.monotonic()
+        can_ask = self._proposer.available()
+        self.steering.begin(self._batch.running, draft_available=can_ask)
+        call = self._batch.ask(can_ask)
         if call is not None:
             force = self._batch.asked_forced
             self._batch.take_reply(self._proposer.propose(call, force))
+        called_s = time.monotonic()
         step = self._batch.plan()
         if step is None:
             return
         drawn = self._compute(step)
+        computed_s = time.monotonic()
         if drawn is None:
             refused = self._batch.give_way(step)
             if refused is not None:
@@ -203,6 +212,8 @@ class TargetLoop:
             ended = isinstance(event, Finished)
             publish = self._publish.pop(request_id) if ended else self._publish[request_id]
             publish(event)
+        whole_s = time.monotonic() - started_s
+        self.steering.end(step, Times(called_s - started_s, computed_s - called_s, whole_s))
 
     def _compute(self, step: Step) -> list[Drawn] | None:
         """The draws of a step; None if memory did not suffice for it."""

@@ -27,10 +27,8 @@ class Tier0:
 
     def propose(self, sequence: Sequence) -> bool:
         """Give a sequence that wants one a proposal from its own past; False if the draft may."""
-        plan = sequence.request.plan
-        if sequence.request.mode is not Mode.AUTO or sequence.index is None:
-            return False
-        match = sequence.index.find(sequence.ids)
+        plan = sequence.plan
+        match = sequence.match() if sequence.request.mode is Mode.AUTO else None
         if match is None:
             return False
         confidence = self._experience.confidence(match)

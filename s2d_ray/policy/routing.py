@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -66,7 +66,8 @@ class Question:
 
     prompt_tokens, output_tokens: estimates. conversation: equal for all turns of one, such as a
     hash of its first messages. allowed: targets the tenant may use, None for all. task: the class
-    of task, if it is known.
+    of task that it names, if any. looks_like: the class that it is taken for; None if it wants no
+    plan that was learned.
     """
 
     model: str
@@ -75,6 +76,7 @@ class Question:
     conversation: str = ""
     allowed: frozenset[str] | None = None
     task: str | None = None
+    looks_like: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,26 +93,37 @@ class PlanRule(Generic[AnyPlan]):
         return self.target in (None, target) and self.task in (None, task) and load <= self.max_load
 
 
+def nothing_learned(target: str, task: str) -> None:
+    """Where there is no plan file."""
+
+
 @dataclass(frozen=True)
 class Rules(Generic[AnyPlan]):
     """The live configuration of the router.
 
     splits: names that stand for several targets, with weights. patience_s: `auto` takes the best
     target that is expected to answer within this time. plans: the first row that fits is used.
+    learned: for requests that no row fits, by target and class of task: the class whose plan it is,
+    and the plan.
     """
 
     splits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     patience_s: float = 20.0
     plans: Sequence[PlanRule[AnyPlan]] = ()
+    learned: Callable[[str, str], tuple[str, AnyPlan] | None] = nothing_learned
 
 
 @dataclass(frozen=True)
 class Choice(Generic[AnyPlan]):
-    """Where a request goes. plan: None leaves the target's default. reason: for header and log."""
+    """Where a request goes. plan: None leaves the target's default. reason: for header and log.
+
+    task: the class whose learned plan it is, if it is one.
+    """
 
     target: str
     plan: AnyPlan | None
     reason: str
+    task: str = ""
 
 
 def choose(
@@ -124,10 +137,11 @@ def choose(
     """
     target, reason = _target(question, targets, rules)
     row = plan_of(rules, target, question.task, targets[target].load)
-    if row is None:
-        return Choice(target, None, reason)
-    number, plan = row
-    return Choice(target, plan, f"{reason}; plan {number}")
+    if row is not None:
+        return Choice(target, row[1], f"{reason}; plan {row[0]}")
+    if question.looks_like and (known := rules.learned(target, question.looks_like)):
+        return Choice(target, known[1], f"{reason}; plan file, {known[0]}", known[0])
+    return Choice(target, None, reason)
 
 
 def plan_of(

@@ -72,13 +72,15 @@ class Routing:
 class TargetHealth:
     """State of one target. `bitwise_exact` is None until its replica has checked its host.
 
-    draft_circuit: state of its circuit breaker towards the draft ("closed": asking it).
+    draft_circuit: state of its circuit breaker towards the draft ("closed": asking it). control:
+    of one replica, its plans in force and the measured benefit of speculation; see docs/control.md.
     """
 
     ready: bool
     bitwise_exact: bool | None = None
     draft_circuit: str = "closed"
     counters: Mapping[str, float] = field(default_factory=dict)
+    control: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from s2d_ray.config import AppConfig, DraftConfig, PlanConfig, TargetConfig, Ten
 from s2d_ray.errors import S2DError
 from s2d_ray.models import draft_files, sources, text
 from s2d_ray.models.kv_budget import LEAST_TOKENS, TokenSize, shortage
+from s2d_ray.models.lineage import hash_of_weights
+from s2d_ray.plan_file import load_plan_file
 from s2d_ray.tenants import load_tenants
 
 
@@ -30,6 +32,8 @@ def check_config(config: AppConfig) -> list[str]:
             troubles.append(f"targets.{name}.model: {error.message}")
     if config.tenancy is not None:
         troubles += _tenancy_troubles(config, config.tenancy)
+    if config.plans is not None:
+        troubles += _plan_troubles(config, Path(config.plans))
     if config.draft is not None:
         try:
             troubles += _draft_troubles(config, config.draft, fingerprints)
@@ -49,6 +53,20 @@ def _tenancy_troubles(config: AppConfig, tenancy: TenancyConfig) -> list[str]:
         for target in tenant.targets or ()
         if target not in config.targets
     ]
+
+
+def _plan_troubles(config: AppConfig, path: Path) -> list[str]:
+    """Whether the plan file is for these targets and this draft, and for its weights if known."""
+    try:
+        plans = load_plan_file(path)
+    except S2DError as error:
+        return [f"plans: {line}" for line in error.message.splitlines()]
+    troubles = [f"plans: {path}: {trouble}" for trouble in plans.troubles(config)]
+    if not troubles and config.draft is not None and config.draft.checkpoint is not None:
+        folder = draft_files.draft_folder(config.draft)
+        if folder.exists() and hash_of_weights(folder) != plans.draft.weights:
+            troubles.append(f"plans: {path}: made for other weights of the draft; calibrate again")
+    return troubles
 
 
 def _target_troubles(name: str, target: TargetConfig, model: dict[str, Any]) -> list[str]:

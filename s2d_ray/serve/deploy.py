@@ -99,9 +99,18 @@ def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str
                 "max_ongoing_requests": target.max_ongoing_requests,
                 "graceful_shutdown_timeout_s": config.http.drain_s,
                 "ray_actor_options": actor_options,
+                "user_config": _target_settings(config),
             }
         ],
     }
+
+
+def _target_settings(config: AppConfig) -> dict[str, Any]:
+    """What targets take over while they run (`reins.py`)."""
+    settings: dict[str, Any] = {"control": as_written(config.control)}
+    if config.plans is not None:
+        settings["plans"] = config.plans
+    return settings
 
 
 def _replicas(target: TargetConfig) -> dict[str, Any]:
@@ -138,6 +147,8 @@ def _router_settings(config: AppConfig) -> dict[str, Any]:
     }
     if config.routing is not None:
         settings["routing"] = as_written(config.routing)
+    if config.plans is not None:
+        settings["plans"] = config.plans
     return settings
 
 

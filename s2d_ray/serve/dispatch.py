@@ -9,9 +9,18 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
 from s2d_ray.core.cascade import Plan
-from s2d_ray.engine.messages import ChatPrompt, Event, GenerateRequest, Prompt, TokenPrompt
+from s2d_ray.engine.messages import (
+    ChatPrompt,
+    Event,
+    GenerateRequest,
+    Mode,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+)
 from s2d_ray.policy.keys import Caller
 from s2d_ray.policy.routing import Choice, Question, TargetState, choose
+from s2d_ray.policy.tasks import code_share, overlap, task_class
 from s2d_ray.serve.backend import Backend
 from s2d_ray.serve.gate import Ticket
 from s2d_ray.serve.tenant_ticket import prompt_bound
@@ -25,12 +34,13 @@ OPENING = 1_024
 
 @dataclass(frozen=True)
 class Dispatched:
-    """Where a request goes. tokens: what it may take there, by estimate."""
+    """Where a request goes. tokens: what it may take there, by estimate. task: see `Choice`."""
 
     target: str
     plan: Plan
     reason: str
     tokens: int
+    task: str = ""
 
     @property
     def header(self) -> dict[str, str]:
@@ -65,6 +75,7 @@ class Dispatcher:
             conversation=conversation(requests[0].prompt, "" if caller is None else caller.name),
             allowed=None if caller is None else caller.targets,
             task=task,
+            looks_like=_looks_like(requests[0], max(sizes), task),
         )
         states = {
             name: self._now(name, state, is_alive=is_named or name in alive)
@@ -72,7 +83,8 @@ class Dispatcher:
         }
         choice: Choice[Plan] = choose(question, states, routing.rules)
         tokens = sum(sizes) + len(requests) * question.output_tokens
-        return Dispatched(choice.target, choice.plan or routing.plan, choice.reason, tokens)
+        plan = choice.plan or routing.plan
+        return Dispatched(choice.target, plan, choice.reason, tokens, choice.task)
 
     def hold(self, dispatched: Dispatched, ticket: Ticket) -> Ticket:
         """The same ticket; until it is closed, the request is outstanding at its target."""
@@ -117,6 +129,21 @@ def num_tokens(prompt: Prompt) -> int:
     """Tokens of a prompt, roughly."""
     bound = prompt_bound(prompt)
     return bound if isinstance(prompt, TokenPrompt) else bound // BYTES_PER_TOKEN + 1
+
+
+def _looks_like(request: GenerateRequest, prompt_tokens: int, task: str | None) -> str | None:
+    """The class of task of a request, None if its mode wants no plan that was learned."""
+    if request.mode is not Mode.AUTO:
+        return None
+    text = text_of(request.prompt)
+    return task_class(prompt_tokens, code_share(text), overlap(text), task)
+
+
+def text_of(prompt: Prompt) -> str:
+    """What can be read of a prompt without a tokenizer."""
+    if isinstance(prompt, ChatPrompt):
+        return "\n".join(message.get("content") or "" for message in prompt.messages)
+    return prompt.text if isinstance(prompt, TextPrompt) else ""
 
 
 def conversation(prompt: Prompt, tenant: str) -> str:

@@ -108,7 +108,7 @@ def _add_texts(
         sent_to = await dispatcher.dispatch(body.model, requests, options.task, caller)
         log.info("request %s: %s; %s", request.state.request_id, sent_to.target, sent_to.reason)
         plan = options.plan(sent_to.plan)
-        requests = tuple(replace(text, plan=plan) for text in requests)
+        requests = tuple(replace(text, plan=plan, task=sent_to.task) for text in requests)
         target = backend.targets()[sent_to.target]
         reply = form.reply(body, Head(reply_id, int(time.time()), target.name), requests)
         job = Job(target.name, requests, reply, bool(body.stream), ignored, http.max_request_s)

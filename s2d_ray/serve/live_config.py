@@ -8,7 +8,7 @@ from pathlib import Path
 from s2d_ray.config import AppConfig, parse_config
 from s2d_ray.errors import ConfigError
 
-LIVE = ("plan", "routing")
+LIVE = ("plan", "routing", "plans", "control")
 
 
 class LiveConfig:
@@ -49,7 +49,7 @@ class LiveConfig:
         if wanted == self._config:
             return None
         self._config = wanted
-        self._report(f"{self._path}: {' and '.join(LIVE)} are taken over")
+        self._report(f"{self._path}: {', '.join(LIVE)} are taken over")
         return wanted
 
     def _parse(self, text: str) -> AppConfig:

@@ -7,7 +7,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -26,6 +28,7 @@ from s2d_ray.serve.backend import Health, Routing, TargetHealth, TargetInfo, ref
 from s2d_ray.serve.cluster_metrics import cluster_metrics
 from s2d_ray.serve.failover import ReplicaLost, unbroken
 from s2d_ray.serve.link import DraftStatus
+from s2d_ray.serve.plan_watch import WatchedPlans
 from s2d_ray.serve.replicas import Replicas, ReplicaWatch, target_app
 from s2d_ray.serve.router_settings import RouterSettings
 from s2d_ray.serve.target import TargetStatus
@@ -57,6 +60,7 @@ class Router:
             "s2d_failovers", "Streams that another replica took over.", tag_keys=("target",)
         )
         self._replicas = ReplicaWatch()
+        self._plans: WatchedPlans | None = None
         self._health: Health | None = None
         self._health_at_s = 0.0
         self._asking = asyncio.Lock()
@@ -65,6 +69,10 @@ class Router:
     def take(self, settings: RouterSettings) -> None:
         """Go by other settings from now on. Raises ConfigError, and goes on by the old ones."""
         routing = settings.to_routing()
+        if settings.plans is None:
+            self._plans = None
+        elif self._plans is None or self._plans.path != Path(settings.plans):
+            self._plans = WatchedPlans(Path(settings.plans))
         now = int(time.time())
         self._infos = {
             name: facts.to_info(name, self._infos[name].created if name in self._infos else now)
@@ -81,7 +89,10 @@ class Router:
 
     def routing(self) -> Routing:
         """What requests are routed by."""
-        return self._routing
+        if self._plans is None:
+            return self._routing
+        rules = replace(self._routing.rules, learned=self._plans.plan_of)
+        return replace(self._routing, rules=rules)
 
     async def alive(self) -> Collection[str]:
         """Targets that answered lately: what was heard last, while it is asked again."""
@@ -223,4 +234,4 @@ def _target_health(
         "queue_depth": status.queue_depth,
         "failovers": num_failovers,
     }
-    return TargetHealth(True, status.bitwise_exact, status.draft_circuit, counters)
+    return TargetHealth(True, status.bitwise_exact, status.draft_circuit, counters, status.control)

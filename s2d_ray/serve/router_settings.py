@@ -39,12 +39,14 @@ class RouterSettings(BaseModel):
     """The live part of the config, as far as routers are concerned.
 
     plan, routing: these sections of the config, as written; routing is None if there is none.
+    plans: the plan file, which routers watch.
     """
 
     targets: dict[str, TargetFacts]
     has_draft: bool
     plan: dict[str, Any] = {}
     routing: dict[str, Any] | None = None
+    plans: str | None = None
 
     def to_routing(self) -> Routing:
         """The same as the edge knows it. Raises ConfigError that names what is wrong."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -15,12 +16,15 @@ from ray import serve
 
 from s2d_ray.config import TargetConfig
 from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Refused, Tokens
+from s2d_ray.errors import ConfigError
 from s2d_ray.serve import engine_calls
 from s2d_ray.serve.handover import LOOK_EVERY_S, Handover
 from s2d_ray.serve.held import HeldByLedger
 from s2d_ray.serve.host import prepare_process
 from s2d_ray.serve.link import DraftLink, sender
 from s2d_ray.serve.own_replica import is_ending, others_fingerprint
+from s2d_ray.serve.plan_watch import LOOK_EVERY_S as PLANS_EVERY_S
+from s2d_ray.serve.reins import Reins
 from s2d_ray.serve.replicas import name_of
 from s2d_ray.serve.scaling import HELD_REQUESTS, HELD_TOKENS, OUTSTANDING_TOKENS
 
@@ -42,6 +46,7 @@ class TargetStatus:
     queue_depth: int
     counters: dict[str, int] = field(default_factory=dict)
     fingerprint: str = ""
+    control: dict[str, Any] = field(default_factory=dict)
 
 
 class TargetReplica:
@@ -50,8 +55,8 @@ class TargetReplica:
     def __init__(self, target: dict[str, Any], draft: dict[str, int] | None) -> None:
         self._config = TargetConfig.model_validate(target)
         self._has_draft = draft is not None
-        self._load(draft or {})
         target_name = name_of(serve.get_replica_context().app_name)
+        self._load(target_name, draft or {})
         self._held = HeldByLedger(target_name, partial(serve.get_app_handle, "ledger"))
         fingerprint = self._engine.status().fingerprint
         self._handover = Handover(fingerprint, is_ending, others_fingerprint)
@@ -59,12 +64,14 @@ class TargetReplica:
         self._tasks = [
             loop.create_task(self._keep_link_fresh()),
             loop.create_task(self._keep_looking()),
+            loop.create_task(self._keep_plans_fresh()),
         ]
 
-    def _load(self, deadlines_ms: dict[str, int]) -> None:
+    def _load(self, target_name: str, deadlines_ms: dict[str, int]) -> None:
         prepare_process(self._config.num_threads)
         from s2d_ray.engine.assemble import make_target
         from s2d_ray.engine.draft_client import DraftClient
+        from s2d_ray.engine.steering import Steering
         from s2d_ray.engine.turns import turns_for
         from s2d_ray.models import sources
 
@@ -79,9 +86,21 @@ class TargetReplica:
             self._client,
             replica=uuid.uuid4().hex,
             turn=self._turns.turn,
+            steering=Steering(seed=secrets.randbits(32), report=logger.info),
         )
+        self._reins = Reins(target_name, target.loop.steering)
         target.loop.start()
         self._engine: TargetEngine = target
+
+    def reconfigure(self, settings: dict[str, Any]) -> None:
+        """Serve hands over a new `user_config`, before the first request and when it changes.
+
+        Serve would replace a replica that fails here, and its successor would fail too.
+        """
+        try:
+            self._reins.take(settings)
+        except ConfigError as error:
+            logger.error("the control of speculation stays as it was: %s", error)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[tuple[Event, ...], None]:
         """Serve one request. Closing the generator frees its sequence before the next round."""
@@ -111,6 +130,7 @@ class TargetReplica:
                 "impatient_turns": self._turns.num_impatient,
             },
             fingerprint=engine.fingerprint,
+            control=engine.control,
         )
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
@@ -137,6 +157,15 @@ class TargetReplica:
                 await self._handover.look()
             except Exception as error:  # nobody to ask: keep the streams
                 logger.debug("whether to hand streams over is not known: %s", error)
+
+    async def _keep_plans_fresh(self) -> None:
+        """Follow the plan file as it changes."""
+        while True:
+            try:
+                await asyncio.to_thread(self._reins.look)
+            except Exception as error:
+                logger.error("the plan file cannot be followed: %s", error)
+            await asyncio.sleep(PLANS_EVERY_S)
 
     async def _keep_link_fresh(self) -> None:
         """Ask the manager once a second which draft lives; never in the step loop."""

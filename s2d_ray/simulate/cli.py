@@ -111,7 +111,10 @@ def simulate(
         "start_s": start_s,
         "acceptance": acceptance,
         "seed": seed,
-        "costs": {name: each.origin for name, each in step_costs.items()},
+        "costs": {
+            name: f"{each.origin.host}, commit {each.origin.commit}"
+            for name, each in step_costs.items()
+        },
     }
     _report(runs, seconds, card, out)
 

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from s2d_ray.core.cost_model import CostModel
 from s2d_ray.simulate.clock import Clock
-from s2d_ray.simulate.costs import StepCosts
 from s2d_ray.simulate.draft import SharedDraft
 from s2d_ray.simulate.request import Request
 
@@ -29,7 +29,7 @@ SLACK = 1e-9
 class Engine:
     """What all replicas of a target have in common; see `TargetConfig`."""
 
-    costs: StepCosts
+    costs: CostModel
     max_batch: int
     prefill_chunk: int
 
@@ -142,7 +142,7 @@ class Replica:
             chunk = self._engine.prefill_chunk
             budget = max(1, chunk // 4) if self._texts else chunk
             read = min(budget, sum(prompt.tokens_left for prompt in self._prompts))
-            step_s = step_s + costs.beside(read) if self._texts else costs.prefill(read)
+            step_s = step_s + _beside(costs, read) if self._texts else costs.prefill(read)
             return _Stretch(now_s, step_s, 1, tokens, read, speculates)
         num_steps = math.ceil((self._texts[0][0] - self._written) / tokens - SLACK)
         if self._draft is not None:
@@ -198,3 +198,8 @@ class Replica:
         if self._prompts:
             self._prompts[0].tokens_left -= num_tokens
         return ended
+
+
+def _beside(costs: CostModel, tokens: int) -> float:
+    """What so many prompt tokens add to a step of running texts."""
+    return costs.prefill(tokens) - costs.prefill(1)

@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from s2d_ray.config import AppConfig, AutoscalingConfig, TargetConfig, TenancyConfig
+from s2d_ray.core.cost_model import CostModel
 from s2d_ray.errors import ConfigError
 from s2d_ray.policy.ledger import Bounds
 from s2d_ray.policy.limits import Limits
 from s2d_ray.policy.scaling import ScaleBy, ScalingRule
 from s2d_ray.simulate.autoscaler import Rhythm
-from s2d_ray.simulate.costs import StepCosts, default_costs, load_costs
+from s2d_ray.simulate.costs import default_costs, load_costs
 from s2d_ray.simulate.draft import SharedDraft
 from s2d_ray.simulate.replica import Engine
 from s2d_ray.simulate.service import Scaling, Service, Target
@@ -23,7 +24,7 @@ MADE_UP_TENANTS = 4
 NO_LIMITS = Limits(max_running=10**9, max_waiting=10**9)
 
 
-def costs_of(config: AppConfig, given: Sequence[str]) -> dict[str, StepCosts]:
+def costs_of(config: AppConfig, given: Sequence[str]) -> dict[str, CostModel]:
     """Costs by target. given: files, of all targets, or TARGET=FILE. Raises ConfigError."""
     files = dict.fromkeys(config.targets, default_costs())
     for text in given:
@@ -61,7 +62,7 @@ def mix_of(config: AppConfig, tenants: Mapping[str, Limits]) -> Mix:
 def service_of(
     config: AppConfig,
     tenants: Mapping[str, Limits],
-    costs: Mapping[str, StepCosts],
+    costs: Mapping[str, CostModel],
     *,
     start_s: float,
     acceptance: float,
@@ -74,8 +75,9 @@ def service_of(
     max_bytes = tenancy.max_waiting_bytes if tenancy else fields["max_waiting_bytes"].default
     draft = None
     if config.draft is not None and config.plan.max_proposal and acceptance > 0:
-        # The draft is one; its steps are those of the first target's file.
-        step_s = next(iter(costs.values())).draft
+        # The draft is one; its steps are those of the first target's file, to the shallowest exit.
+        first = next(iter(costs.values()))
+        step_s = partial(first.draft, first.layers[0])
         draft = partial(SharedDraft, config.plan.max_proposal, step_s, acceptance)
     return Service(
         {name: _target(target, costs[name], by) for name, target in config.targets.items()},
@@ -87,7 +89,7 @@ def service_of(
     )
 
 
-def _target(config: TargetConfig, costs: StepCosts, by: ScaleBy | None) -> Target:
+def _target(config: TargetConfig, costs: CostModel, by: ScaleBy | None) -> Target:
     engine = Engine(costs, config.max_batch, config.prefill_chunk)
     if config.autoscaling is None:
         return Target(engine, config.num_replicas)

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import random
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from statistics import median
 
-import torch
-
-from s2d_ray.errors import RunError
-from s2d_ray.models.attention import Segment
-from s2d_ray.models.kv_pool import Run, RunAllocator
 from s2d_ray.models.ragged import RaggedModel
 from s2d_ray.models.sorted_draft import DraftNetwork
-
-CONTEXT = 200
-"""Tokens before the timed one."""
+from s2d_ray.models.stopwatch import CONTEXT, TargetCalls, draft_steps, time_in_turn
 
 ROUNDS = 15
 
 
 @dataclass(frozen=True)
 class StepCosts:
-    """Medians over rounds. draft_ms, of_target: for each exit as the only one that is asked; the
-    latter is the ratio to the target's step of the same round."""
+    """Medians over rounds. draft_ms: to each exit, those on the way asked too. of_target: the same
+    in steps of the target."""
 
     draft_ms: tuple[float, ...]
     of_target: tuple[float, ...]
@@ -35,49 +26,16 @@ class StepCosts:
 def step_costs(network: DraftNetwork, model: RaggedModel) -> StepCosts:
     """Time steps of one row in turn, so that a busy moment of the host slows all of them alike.
 
-    Raises RunError if a cache is too small.
+    Raises ModelError if a cache is too small.
     """
-    mine, other = _reserve(network.pool.allocator), _reserve(model.pool.allocator)
-    ids = [(37 * index + 11) % model.vocab_size for index in range(CONTEXT + 1)]
-    before, row = [Segment(mine, 0, CONTEXT)], [Segment(mine, CONTEXT, 1)]
-    for group in range(len(network.exit_layers)):
-        network.run_group(group, ids[:-1], before)
-    model.forward(ids[:-1], [Segment(other, 0, CONTEXT)], [])
-
-    def draft_step(exit_: int) -> None:
-        for group in range(exit_ + 1):
-            hidden = network.run_group(group, ids[-1:], row)
-        network.exit_logits(exit_, hidden)
-
-    def target_step() -> None:
-        model.forward(ids[-1:], [Segment(other, CONTEXT, 1)], [0])
-
-    steps: list[Callable[[], None]] = [target_step]
-    steps += [partial(draft_step, exit_) for exit_ in range(len(network.exit_layers))]
-    try:
-        rounds = [[_time_ms(step) for step in steps] for _ in range(ROUNDS + 1)][1:]
-    finally:
-        network.pool.allocator.release(mine)
-        model.pool.allocator.release(other)
-    columns = list(zip(*rounds, strict=True))
-    ratios = [[draft / times[0] for draft in times[1:]] for times in rounds]
+    with ExitStack() as stack:
+        target = TargetCalls(model, stack, CONTEXT).forwards([(1, 1)])
+        draft = draft_steps(network, model.vocab_size, stack, CONTEXT, (1,))
+        calls = {"target": target[1, 1]} | {layers: draft[layers, 1] for layers, _ in draft}
+        found = time_in_turn(calls, ROUNDS, random.Random(0))
+    steps_s = [found[layers] for layers in network.exit_layers]
     return StepCosts(
-        tuple(median(column) for column in columns[1:]),
-        tuple(median(column) for column in zip(*ratios, strict=True)),
-        median(columns[0]),
+        tuple(1e3 * seconds for seconds in steps_s),
+        tuple(seconds / found["target"] for seconds in steps_s),
+        1e3 * found["target"],
     )
-
-
-def _time_ms(step: Callable[[], None]) -> float:
-    started_s = time.perf_counter()
-    step()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return 1e3 * (time.perf_counter() - started_s)
-
-
-def _reserve(allocator: RunAllocator) -> Run:
-    run = allocator.reserve(CONTEXT + 1)
-    if run is None:
-        raise RunError(f"the cache is too small to time a step behind {CONTEXT} tokens")
-    return run

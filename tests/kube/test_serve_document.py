@@ -120,6 +120,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "splits": {"prod": {"a": 0, "b": 0.25}},
             "plans": [{"target": "a", "task": "1e3", "max_load_s": 0, "plan": {"min_match": 0}}],
         },
+        "control": {"frozen": True, "share": 0.05},
+        "plans": "/etc/plans/plans.json",
     },
 }
 

@@ -18,13 +18,12 @@ from s2d_ray.policy.ledger import Bounds, Granted
 from s2d_ray.policy.limits import Limits
 from s2d_ray.policy.scaling import ScaleBy, ScalingRule, TargetLoad
 from s2d_ray.simulate import autoscaler as ours
-from s2d_ray.simulate.costs import StepCosts
 from s2d_ray.simulate.figures import figures
 from s2d_ray.simulate.request import Arrival
 from s2d_ray.simulate.service import Scaling, Simulation
 from s2d_ray.simulate.traces import Kind, draw_trace
 from tests.queueing import Line
-from tests.simulating import MIX, Site, arrival, flat, mean_wait
+from tests.simulating import MIX, Site, arrival, costs, flat, mean_wait
 from tests.theorems.test_fairness import excess
 
 some_arrivals = st.lists(
@@ -109,10 +108,8 @@ def test_exponential_service_waits_as_erlang_says(num_replicas: int, max_batch: 
 
 def test_a_small_schedule_is_as_computed_by_hand() -> None:
     """The first prompt is read at once; the second one in quarters beside the first text."""
-    costs = StepCosts(
-        {(1, 1): 1.0, (2, 1): 1.5, (1, 2): 1.0, (2, 2): 1.5}, {4: 2.0}, {1: 1.0, 2: 1.0}
-    )
-    site = Site(max_batch=2, prefill_chunk=4, costs=costs)
+    found = costs({(1, 1): 1.0, (2, 1): 1.5, (1, 2): 1.0, (2, 2): 1.5}, {4: 2.0}, {1: 1.0, 2: 1.0})
+    site = Site(max_batch=2, prefill_chunk=4, costs=found)
     trace = [arrival(0.0, 3, prompt=4), arrival(0.5, 2, prompt=4), arrival(0.6, 1, prompt=4)]
     first, second, third = site.run(trace, 100).requests
     assert (first.started_s, first.first_s, first.ended_s) == (0.0, 2.0, 4.0)

@@ -10,10 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from s2d_ray.cli import app
-from s2d_ray.config import AppConfig
+from s2d_ray.config import AppConfig, PlanConfig
 from s2d_ray.models.draft_files import DraftCard
+from s2d_ray.models.lineage import hash_of_weights
 from s2d_ray.models.text import fingerprint_of
 from s2d_ray.serve.checks import check_config
+from tests.plan_files import plan_file
 from tests.tiny import tiny_checkpoint
 
 DEPLOYMENTS = sorted((Path(__file__).parents[2] / "deployments").glob("*.yaml"))
@@ -138,4 +140,29 @@ def test_a_tenants_file_is_checked_with_the_config(model: Path, tmp_path: Path) 
     (unknown,) = check_config(config)
     assert unknown.endswith("tenants.acme.targets: there is no target 'large'")
     path.write_text("tenants: {acme: {targets: [tiny]}}")
+    assert check_config(config) == []
+
+
+def test_a_plan_file_of_another_draft_is_refused(model: Path, tmp_path: Path) -> None:
+    """By the key, whatever is wrong: no file, other sources, or other weights."""
+    path = tmp_path / "plans.json"
+    draft = _draft(tmp_path / "draft", fingerprint_of(model))
+    config = _config(model, draft, max_context=64).model_copy(
+        update={"plans": str(path), "plan": PlanConfig(exit_thresholds=(0.5,))}
+    )
+    [trouble] = check_config(config)
+    assert trouble.startswith(f"plans: {path}: cannot be read")
+    tree = plan_file()
+    path.write_text(json.dumps(tree))
+    troubles = check_config(config)
+    assert any("made for draft /models/base" in each for each in troubles)
+    assert any("targets.small: the config has no target" in each for each in troubles)
+    tree["draft"]["source"] = draft["checkpoint"]
+    tree["targets"] = {"tiny": tree["targets"]["small"] | {"model": str(model)}}
+    path.write_text(json.dumps(tree))
+    assert check_config(config) == [
+        f"plans: {path}: made for other weights of the draft; calibrate again"
+    ]
+    tree["draft"]["weights"] = hash_of_weights(tmp_path / "draft")
+    path.write_text(json.dumps(tree))
     assert check_config(config) == []

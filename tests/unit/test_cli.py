@@ -61,6 +61,8 @@ def test_the_command_is_named_as_the_project_says() -> None:
         "models",
         "bench",
         "simulate",
+        "calibrate",
+        "sweep",
         "kube",
         "tenant",
     }

@@ -38,6 +38,7 @@ BASE: dict[str, Any] = {
     },
     "tenancy": {"file": "tenants.yaml", "state_dir": "state"},
     "routing": {"targets": {"a": {}}},
+    "control": {},
 }
 """Every section is written, so that each of its keys can change alone."""
 
@@ -61,6 +62,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "targets.scaled.autoscaling.downscale_to_zero_delay_s": {"downscale_to_zero_delay_s": 5},
     "routing.splits": {"splits": {"both": {"a": 1}}},
     "routing.plans": {"plans": [{"plan": {"max_proposal": 2}}]},
+    "control.share": {"share": 0.1},
+    "plans": {"plans": "plans.json"},
     "tenancy.file": {"file": "others.yaml"},
     "tenancy.state_dir": {"state_dir": "elsewhere"},
     **{f"{where}.device": {"device": "cpu"} for where in ("draft", "targets.a")},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -247,3 +248,28 @@ def test_a_conversation_is_known_by_its_opening() -> None:
 def test_prompts_are_estimated_by_their_bytes_and_ids_are_counted() -> None:
     assert num_tokens(TokenPrompt((1, 2, 3))) == 3
     assert num_tokens(TextPrompt("x" * 400)) == 101
+
+
+CODE = "```python\nfor x in y:\n    print(x)\n```"
+
+
+@pytest.mark.parametrize(
+    ("body", "route", "length"),
+    [
+        ({"content": "Why?"}, "tiny; named; plan file, chat", 5),
+        ({"content": CODE}, "tiny; named; plan file, code", 6),
+        ({"content": "Why?", "s2d": {"task": "code"}}, "tiny; named; plan file, code", 6),
+        ({"content": CODE, "s2d": {"mode": "force"}}, "tiny; named", PLAN.max_proposal),
+        ({"content": CODE, "s2d": {"max_proposal": 1}}, "tiny; named; plan file, code", 1),
+    ],
+)
+def test_an_auto_request_gets_the_learned_plan_of_what_it_looks_like(
+    body: dict[str, Any], route: str, length: int
+) -> None:
+    """The reply says which plan that was, and the header why; fields of the request stay."""
+    plans = {"chat": Plan(max_proposal=5), "code": Plan(max_proposal=6)}
+    fake = backend(Rules(learned=lambda target, task: (task, plans[task])))
+    messages = [{"role": "user", "content": body.pop("content")}]
+    answer = post(app_over(fake), model="tiny", messages=messages, **body)
+    assert answer.headers["x-s2d-route"] == route
+    assert answer.json()["s2d"]["plan"]["max_proposal"] == length

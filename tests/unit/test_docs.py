@@ -9,6 +9,7 @@ import pytest
 from s2d_ray.config import (
     AppConfig,
     AutoscalingConfig,
+    ControlConfig,
     DraftConfig,
     HttpConfig,
     PlanConfig,
@@ -34,7 +35,7 @@ ROOT = Path(__file__).parents[2]
     "section",
     [
         *(AppConfig, HttpConfig, PlanConfig, DraftConfig, TargetConfig, TenancyConfig),
-        *(AutoscalingConfig, RoutingConfig, RoutedTarget, PlanRow),
+        *(AutoscalingConfig, RoutingConfig, RoutedTarget, PlanRow, ControlConfig),
     ],
 )
 def test_every_config_key_is_documented_with_its_meaning(section: type[Section]) -> None:

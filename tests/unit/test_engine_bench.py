@@ -18,7 +18,6 @@ from s2d_ray.bench import comparisons, engine, engine_report
 from s2d_ray.bench.alternate import Advance, Case, alternate
 from s2d_ray.bench.card import model_name
 from s2d_ray.bench.comparisons import Singles
-from s2d_ray.bench.costs import time_in_turn
 from s2d_ray.bench.engine_report import Measured
 from s2d_ray.bench.figures import Sample, Written
 from s2d_ray.bench.ours import fixed_exit
@@ -29,6 +28,7 @@ from s2d_ray.errors import ModelError
 from s2d_ray.models import draft_files
 from s2d_ray.models.draft_files import DraftCard
 from s2d_ray.models.sorted_draft import cut_draft
+from s2d_ray.models.stopwatch import time_in_turn
 from s2d_ray.models.text import fingerprint_of
 from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder
 
@@ -162,7 +162,7 @@ def test_every_shape_is_measured_and_the_draft_in_both_precisions(measured: Meas
     steps = {f"{layer} layers, {rows} × 1" for layer in EXITS for rows in (1, 2, 4, 8)}
     assert curves["draft"].keys() == {"float32", "int8"}
     assert all(by.keys() == steps for by in curves["draft"].values())
-    assert measured.curves.costs.draft_s == measured.curves.drafts_s["float32"]
+    assert measured.curves.costs.model.draft_s == measured.curves.drafts_s["float32"]
     assert curves["stock"] > 0
 
 

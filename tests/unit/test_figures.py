@@ -8,8 +8,9 @@ import pytest
 
 from s2d_ray.bench import figures
 from s2d_ray.bench.figures import Sample, Written
-from s2d_ray.bench.ideal import Costs, ceiling, ideal_seconds, interpolate
+from s2d_ray.bench.ideal import ceiling, ideal_seconds
 from s2d_ray.core.cascade import Plan
+from s2d_ray.core.cost_model import CostModel, Provenance
 
 TEXT = ((1, 2, 3, 4), (5, 6))
 
@@ -21,11 +22,12 @@ def sample(
     return Sample(case, method, run, seconds, Written(**fields))  # type: ignore[arg-type]
 
 
-COSTS = Costs(
-    stock_s=2.0,
+COSTS = CostModel(
     forward_s={(1, 1): 1.0, (1, 2): 1.2, (1, 5): 1.8, (4, 1): 9.0},
     prefill_s={32: 3.0, 64: 5.0},
     draft_s={(4, 1): 0.1, (4, 8): 0.3, (8, 1): 0.2, (8, 8): 0.4},
+    hop_s=0.0,
+    origin=Provenance("h", "c", "d"),
 )
 
 
@@ -79,12 +81,6 @@ def test_acceptance_is_over_all_runs() -> None:
     ]
     assert figures.acceptance(samples, "greedy", "auto") == 0.2
     assert figures.acceptance(samples, "greedy", "plain") == 0.0
-
-
-def test_costs_between_and_beyond_the_measured_ones_lie_on_a_line() -> None:
-    points = {1: 1.0, 2: 1.2, 5: 1.8}
-    found = [interpolate(points, at) for at in (1, 2, 3, 5, 6, 0)]
-    assert found == pytest.approx([1.0, 1.2, 1.4, 1.8, 2.0, 0.8])
 
 
 def test_the_ideal_is_the_sum_of_bare_calls() -> None:

@@ -286,6 +286,7 @@ def test_health_shows_targets_counters_and_draft() -> None:
         "bitwise_exact": True,
         "draft_circuit": "half_open",
         "counters": {"rounds": 3},
+        "control": {},
     }
 
 

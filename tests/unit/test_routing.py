@@ -191,6 +191,21 @@ def test_the_plan_is_that_of_the_first_row_that_fits() -> None:
     assert choose(Question("large", 1, 1), TARGETS, rules).plan is None
 
 
+def test_a_learned_plan_serves_where_no_row_fits_and_a_class_is_known() -> None:
+    """The reason names the class whose plan it is."""
+
+    def learned(target: str, task: str) -> tuple[str, str] | None:
+        return ("chat", "learned") if target == "small" else None
+
+    rules = Rules(plans=(PlanRule("code", task="code"),), learned=learned)
+    found = choose(Question("small", 1, 1, looks_like="poetry"), TARGETS, rules)
+    assert (found.plan, found.reason) == ("learned", "named; plan file, chat")
+    by_row = Question("small", 1, 1, task="code", looks_like="code")
+    assert choose(by_row, TARGETS, rules).reason == "named; plan 1"
+    assert choose(Question("small", 1, 1), TARGETS, rules).plan is None
+    assert choose(Question("large", 1, 1, looks_like="chat"), TARGETS, rules).plan is None
+
+
 @pytest.mark.parametrize(
     ("question", "error"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from s2d_ray.simulate.request import Arrival
 from s2d_ray.simulate.service import Service, Simulation, Target
 from s2d_ray.simulate.traces import Caps, Kind, Mix, draw_trace, read_trace
 from tests.simulating import MANY, MEASURED, MIX, NO_LIMITS, arrival
+
+STEP_S = partial(MEASURED.draft, MEASURED.layers[0])
 
 CONFIG = """
 version: 1
@@ -116,10 +119,9 @@ def test_costs_are_the_measured_ones_at_measured_sizes() -> None:
     assert costs.forward(8, 4) == pytest.approx(curves["forward"]["8 × 4"] / 1e3)
     assert costs.forward(4, 1) < costs.forward(6, 1) < costs.forward(8, 1) < costs.forward(20, 1)
     assert costs.prefill(64) == pytest.approx(curves["prefill"]["64"] / 1e3)
-    assert costs.draft(2) == pytest.approx(curves["draft"]["float32"]["4 layers, 2 × 1"] / 1e3)
-    assert costs.beside(1) == 0
-    assert "commit b122691fc0d0" in costs.origin
-    assert "SmolLM2" in costs.origin or "smollm2" in costs.origin
+    assert costs.draft(4, 2) == pytest.approx(curves["draft"]["float32"]["4 layers, 2 × 1"] / 1e3)
+    assert costs.origin.commit == "b122691fc0d0"
+    assert "smollm2" in costs.origin.host.lower()
 
 
 @pytest.mark.parametrize(
@@ -139,21 +141,21 @@ def test_a_file_of_no_costs_is_refused_in_one_line(tmp_path: Path, text: str, tr
     assert "\n" not in caught.value.message
 
 
-def test_costs_with_a_zero_or_a_single_point_are_refused() -> None:
+def test_costs_with_a_zero_or_without_a_single_row_are_refused() -> None:
     tree = json.loads(default_costs().read_text())
     tree["curves_ms"]["prefill"] = {"32": 0}
     with pytest.raises(ValueError, match="positive"):
         parse_costs(tree)
-    tree["curves_ms"]["forward"] = {"1 × 1": 30}
-    with pytest.raises(ValueError, match="two"):
+    tree["curves_ms"]["forward"] = {"1 × 4": 30}
+    with pytest.raises(KeyError):
         parse_costs(tree)
 
 
 def test_a_draft_alone_takes_its_steps_and_saturates_under_many() -> None:
     """Guesses of all replicas together never exceed what its steps can give."""
-    draft = SharedDraft(4, MEASURED.draft, acceptance=0.8)
+    draft = SharedDraft(4, STEP_S, acceptance=0.8)
     assert draft.tokens_per_round == pytest.approx(1 + 0.8 + 0.8**2 + 0.8**3 + 0.8**4)
-    assert draft.round_s("one", 4, 0.04) == pytest.approx(4 * MEASURED.draft(4), rel=2e-3)
+    assert draft.round_s("one", 4, 0.04) == pytest.approx(4 * STEP_S(4), rel=2e-3)
     seconds = []
     for number in range(200):
         seconds.append(draft.round_s(number, 8, 0.04))
@@ -161,7 +163,7 @@ def test_a_draft_alone_takes_its_steps_and_saturates_under_many() -> None:
     assert seconds == sorted(seconds)
     assert draft.rows == 1_600
     guesses_per_s = draft.rows * 4 / (seconds[-1] + 0.04)
-    most = 1_600 / MEASURED.draft(1_600)
+    most = 1_600 / STEP_S(1_600)
     assert 0.5 * most < guesses_per_s < 1.01 * most
     for number in range(200):
         draft.leave(number)
@@ -175,7 +177,7 @@ def run_with_draft(num_replicas: int, acceptance: float, until_s: float = 60.0) 
         dict.fromkeys(MIX.tenants, NO_LIMITS),
         MANY,
         1e9,
-        draft=lambda: SharedDraft(4, MEASURED.draft, acceptance),
+        draft=lambda: SharedDraft(4, STEP_S, acceptance),
     )
     trace = [arrival(0.0, 100) for _ in range(8 * num_replicas)]
     run = Simulation(service, iter(trace), 1)
@@ -215,7 +217,7 @@ def test_so_many_replicas_speculate_as_the_formula_of_the_docs_says() -> None:
     committed = run.draft.tokens_per_round
     plain_s, forward_s = MEASURED.forward(8, 1), MEASURED.forward(8, 5)
     most_s = committed * plain_s - forward_s
-    rows = max(n for n in range(1, 10_000) if 4 * MEASURED.draft(n) <= most_s)
+    rows = max(n for n in range(1, 10_000) if 4 * STEP_S(n) <= most_s)
     carried = rows / 8 * committed * plain_s / most_s
     seen: list[int] = []
     run.clock.every(0.1, lambda: seen.append(run.draft.rows if run.draft else 0))

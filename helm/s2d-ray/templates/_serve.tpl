@@ -120,13 +120,18 @@ It is JSON: there, a whole number never becomes 1e+06.
   "num_gpus" $gpus
   "label_selector" (dict (printf "s2d-ray/%s" $target.placement) "true") -}}
 {{- $batch := $target.max_batch | default $defaults.target.max_batch | int -}}
+{{- $settings := dict "control" ($config.control | default dict) -}}
+{{- with $config.plans -}}
+{{- $_ := set $settings "plans" . -}}
+{{- end -}}
 {{- $waiting := dig "max_waiting" $defaults.target.max_waiting $target | int -}}
 {{- $deployment := dict
   "name" "target"
   "max_ongoing_requests" (add $batch $waiting $defaults.spareRequests)
   "max_surge_percent" (ternary $defaults.surgePercent 0 (dig "surge" $defaults.target.surge $target))
   "graceful_shutdown_timeout_s" (include "s2d.drain" .root | int)
-  "ray_actor_options" $options -}}
+  "ray_actor_options" $options
+  "user_config" $settings -}}
 {{- if $target.autoscaling -}}
 {{- $scaling := dict "defaults" $defaults "autoscaling" $target.autoscaling "batch" $batch -}}
 {{- $_ := set $deployment "autoscaling_config" (include "s2d.autoscaling" $scaling | fromJson) -}}
@@ -196,6 +201,9 @@ It is JSON: there, a whole number never becomes 1e+06.
   "plan" ($config.plan | default dict) -}}
 {{- if kindIs "map" $config.routing -}}
 {{- $_ := set $settings "routing" $config.routing -}}
+{{- end -}}
+{{- with $config.plans -}}
+{{- $_ := set $settings "plans" . -}}
 {{- end -}}
 {{- with $config.tenancy -}}
 {{- $_ := set $args "max_wait_s" (.max_wait_s | default $defaults.tenancy.max_wait_s) -}}

@@ -66,6 +66,7 @@ class Reply:
         self._num_choices = num_choices
         self._include_usage = include_usage
         self._usages: dict[int, Usage] = {}
+        self._used: dict[str, Any] = {}
         self._tokens: list[dict[str, Any]] = []
 
     def first(self) -> list[dict[str, Any]]:
@@ -89,7 +90,7 @@ class Reply:
     def whole(self) -> dict[str, Any]:
         """The body of a reply that is not streamed: the same texts as all chunks joined."""
         usage = self._total()
-        s2d = self._chosen() | totals_body(usage)
+        s2d = self._chosen() | totals_body(usage) | self._used
         if self._request.trace:
             s2d["tokens"] = self._tokens
         body = self._head | {
@@ -110,17 +111,19 @@ class Reply:
 
     def _end(self, index: int, event: Finished) -> list[dict[str, Any]]:
         self._usages[index] = event.usage
+        if event.plan is not None and not self._used:
+            self._used = {"plan": asdict(event.plan), "plan_reason": event.why}
         chunks = [self._chunk([payload]) for payload in self._choices[index].end(event)]
         if self.is_complete:
             usage = self._total()
-            chunks[-1]["s2d"] = totals_body(usage)
+            chunks[-1]["s2d"] = totals_body(usage) | self._used
             if self._include_usage:
                 last = self._chunk([]) | {"usage": usage_body(usage)}
                 chunks.append(last | self._metrics(usage))
         return chunks
 
     def _chosen(self) -> dict[str, Any]:
-        """What was chosen for the request, by its client or for it."""
+        """What was chosen for the request, by its client or for it, before it began."""
         return {
             "seed": self._request.sampling.seed,
             "mode": self._request.mode.value,

@@ -50,6 +50,7 @@ class Speculation(Shape):
     seed: int
     mode: Literal["auto", "off", "force"]
     plan: PlanShape
+    plan_reason: str = ""
     rounds: Count
     mean_accepted_length: float
     accepted_by_submodel: dict[str, Count]
@@ -64,6 +65,7 @@ class SpeculationPart(Shape):
     seed: int | None = None
     mode: Literal["auto", "off", "force"] | None = None
     plan: PlanShape | None = None
+    plan_reason: str | None = None
     rounds: Count | None = None
     mean_accepted_length: float | None = None
     accepted_by_submodel: dict[str, Count] | None = None

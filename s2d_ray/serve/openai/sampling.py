@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, Tag, WithJsonSchema
 
@@ -65,12 +65,16 @@ class SpeculationOptions(Body):
     trace: bool | None = None
     task: Annotated[str, Field(min_length=1, max_length=64)] | None = None
 
-    def plan(self, default: Plan) -> Plan:
-        """The default plan with the fields set here in their place."""
+    def given(self) -> dict[str, Any]:
+        """The fields of the plan that are set here."""
         given = self.model_dump(exclude={"mode", "trace", "task"}, exclude_none=True)
         if "exit_thresholds" in given:
             given["exit_thresholds"] = tuple(given["exit_thresholds"])
-        return replace(default, **given)
+        return given
+
+    def plan(self, default: Plan) -> Plan:
+        """The default plan with the fields set here in their place."""
+        return replace(default, **self.given())
 
 
 class SamplingRequest(Request):
@@ -156,6 +160,7 @@ class SamplingRequest(Request):
                 mode=options.mode or Mode.AUTO,
                 trace=bool(options.trace),
                 cache_salt=self.cache_salt or "",
+                fixed=frozenset(options.given()),
             )
             for j, prompt in enumerate(prompts)
             for i in range(n)

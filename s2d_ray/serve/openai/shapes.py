@@ -94,6 +94,7 @@ class TargetState(Shape):
     bitwise_exact: bool | None
     draft_circuit: str
     counters: dict[str, float]
+    control: dict[str, Any]
 
 
 class HealthBody(Shape):

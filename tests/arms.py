@@ -1,0 +1,249 @@
+"""A replica whose texts and step times are drawn from laws that are known: for the controller.
+
+`python -m tests.arms SEEDS` prints what docs/control.md tells.
+
+P(a guess is accepted) by kind of text is what trained drafts were measured at (docs/results/
+training.md): the whole small model's, its first four layers' at T = 0, its first two layers' at
+T = 1. Each text has a chance of its own around that of its kind.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from statistics import mean, median
+
+from s2d_ray.core.cascade import Plan
+from s2d_ray.core.cost_model import CostModel, Provenance
+from s2d_ray.core.goodput import Candidate, DraftLevel, draft_s, goodput, round_s
+from s2d_ray.engine.controller import Change, Choice, Controller
+from s2d_ray.engine.live_costs import StepWork
+
+ACCEPTED = {"code": 0.69, "prose": 0.41, "translation": 0.29}
+LENGTHS = (0, 1, 2, 4, 8)
+TOKENS_PER_TEXT = 48
+
+COSTS = CostModel(
+    draft_s={(4, 1): 0.0048, (4, 4): 0.006, (4, 8): 0.008},
+    forward_s={
+        **{(1, 1): 0.030, (1, 3): 0.033, (1, 9): 0.045},
+        **{(4, 1): 0.040, (4, 3): 0.058, (4, 9): 0.110},
+        **{(8, 1): 0.052, (8, 3): 0.090, (8, 9): 0.200},
+    },
+    prefill_s={64: 0.2},
+    hop_s=0.001,
+    origin=Provenance("simulated", "none", "2026-11-28"),
+)
+
+
+@cache
+def candidates(kind: str) -> tuple[Candidate, ...]:
+    """Chains of several lengths as calibration on texts of this kind would have them."""
+    return tuple(_candidate(length, ACCEPTED[kind]) for length in LENGTHS)
+
+
+def _candidate(length: int, chance: float) -> Candidate:
+    level = DraftLevel({4: 1.0}, {4: 1.0})
+    return Candidate(
+        Plan((), 0.0, length, min_match=0),
+        1.0 + sum(chance**depth for depth in range(1, length + 1)),
+        {length: 1.0},
+        (level,) * length,
+        rounds=1_000,
+    )
+
+
+def best(kind: str, num_rows: int) -> Candidate:
+    """The plan that calibration on such texts finds best."""
+    return max(candidates(kind), key=lambda each: goodput(each, COSTS, num_rows))
+
+
+@cache
+def _parts(length: int, rows: int) -> tuple[float, float]:
+    """Seconds of a round: the draft's part and the forward's."""
+    candidate = _candidate(length, 0.5)
+    call_s = draft_s(candidate, COSTS, rows)
+    return call_s, round_s(candidate, COSTS, rows) - call_s
+
+
+@dataclass
+class Text:
+    """One text in a slot: its chance, and the tokens it has still to write."""
+
+    chance: float
+    left: int = TOKENS_PER_TEXT
+
+
+@dataclass
+class Arms:
+    """A full replica: each text that ends makes room for the next one.
+
+    task: the class that requests name. kind: of text they really are. fixed: a plan for all rows
+    in place of a controller. slower: the draft, as a multiple of the costs. busy: share of asked
+    rows that it puts off.
+    """
+
+    seed: int
+    task: str = "code"
+    kind: str = "code"
+    fixed: Candidate | None = None
+    num_rows: int = 1
+    slower: float = 1.0
+    busy: float = 0.0
+    frozen: bool = False
+    seconds: float = 0.0
+    num_tokens: int = 0
+    num_ended: int = 0
+    used: Counter[int] = field(default_factory=Counter)
+    changes: list[Change] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rng = random.Random(self.seed)
+        self.controller = Controller(
+            {self.task: candidates(self.task)}, COSTS, random.Random(self.seed + 1)
+        )
+        self.texts: list[Text] = []
+
+    def serve(self, num_texts: int) -> float:
+        """Until so many more texts have ended. -> tokens per second meanwhile."""
+        until, tokens, seconds = self.num_ended + num_texts, self.num_tokens, self.seconds
+        while self.num_ended < until:
+            self.step()
+        return (self.num_tokens - tokens) / (self.seconds - seconds)
+
+    def run(self, seconds: float) -> None:
+        until = self.seconds + seconds
+        while self.seconds < until:
+            self.step()
+
+    def step(self) -> None:
+        while len(self.texts) < self.num_rows:
+            chance = min(0.95, max(0.02, self.rng.gauss(ACCEPTED[self.kind], 0.1)))
+            self.texts.append(Text(chance))
+        del self.texts[self.num_rows :]
+        choices = self.controller.begin((self.task,), self.num_rows, frozen=self.frozen)
+        self._round(choices[self.task])
+
+    def _round(self, choice: Choice) -> None:
+        candidate = self.fixed or choice.candidate
+        served = [self.rng.random() >= self.busy for _ in self.texts]
+        accepted = [
+            self._chain(text.chance, candidate.plan.max_proposal) if ok else 0
+            for text, ok in zip(self.texts, served, strict=True)
+        ]
+        work = self._work(candidate, served)
+        seconds = work.call_s + work.forward_s
+        self.seconds += seconds
+        for text, count in zip(self.texts, accepted, strict=True):
+            self.num_tokens += min(1 + count, text.left)
+            text.left -= 1 + count
+        self.num_ended += sum(text.left <= 0 for text in self.texts)
+        self.texts = [text for text in self.texts if text.left > 0]
+        self.used[candidate.plan.max_proposal] += 1
+        if self.fixed is None:
+            self.controller.took(work)
+            if any(served):
+                self.controller.learn(choice, sum(served), sum(accepted))
+            if not self.frozen:
+                self.changes += self.controller.decide((self.task,), self.num_rows, seconds)
+
+    def _work(self, candidate: Candidate, served: Sequence[bool]) -> StepWork:
+        rows, speculates = self.num_rows, not candidate.is_plain
+        call_s, forward_s = _parts(candidate.plan.max_proposal, rows)
+        return StepWork(
+            rows,
+            rows * (1 + candidate.plan.max_proposal),
+            call_s * self.slower * self._noise(),
+            forward_s * self._noise(),
+            (candidate,) * rows if speculates else (),
+            rows if speculates else 0,
+            sum(served) if speculates else 0,
+        )
+
+    def _noise(self) -> float:
+        return math.exp(0.3 * self.rng.gauss(0.0, 1.0) - 0.045)
+
+    def _chain(self, chance: float, longest: int) -> int:
+        length = 0
+        while length < longest and self.rng.random() < chance:
+            length += 1
+        return length
+
+
+def share_of_best(arms: Arms) -> float:
+    """Goodput of the plans that were used, as a share of the best one's, by the texts' law."""
+    tokens = seconds = 0.0
+    for candidate in candidates(arms.kind):
+        steps = arms.used[candidate.plan.max_proposal]
+        tokens += steps * candidate.committed
+        seconds += steps * candidate.committed / goodput(candidate, COSTS, arms.num_rows)
+    return tokens / seconds / goodput(best(arms.kind, arms.num_rows), COSTS, arms.num_rows)
+
+
+def after_shifts(seed: int, num_rows: int) -> list[float]:
+    """All requests are said to be code; they become prose, then translation, 100 of each kind.
+
+    -> `share_of_best` over the last 50 of each.
+    """
+    arms, shares = Arms(seed, num_rows=num_rows), []
+    for kind in ("code", "prose", "translation"):
+        arms.kind = kind
+        arms.serve(50)
+        arms.used.clear()
+        arms.serve(50)
+        shares.append(share_of_best(arms))
+    return shares
+
+
+def changes_when_steady(seed: int, kind: str, num_rows: int) -> int:
+    """Of the plan, in 100 requests."""
+    arms = Arms(seed, kind, kind, num_rows=num_rows)
+    arms.serve(100)
+    return len(arms.changes)
+
+
+def seconds_until_plain(seed: int, num_rows: int, *, slower: float, busy: float) -> float:
+    """Of steps, from when the draft is overloaded to when it is not asked any more."""
+    arms = Arms(seed, num_rows=num_rows)
+    arms.run(5.0)
+    before = arms.seconds
+    arms.slower, arms.busy = slower, busy
+    plans = arms.controller.plans
+    load = 1 << num_rows.bit_length()
+    while not plans()[arms.task][load].candidate.is_plain:
+        arms.step()
+    return arms.seconds - before
+
+
+def figures(seeds: Sequence[int]) -> str:
+    """What is told in docs/control.md."""
+    shares = [share for seed in seeds for rows in (1, 4) for share in after_shifts(seed, rows)]
+    changes = [
+        changes_when_steady(seed, kind, rows)
+        for seed in seeds
+        for kind in ACCEPTED
+        for rows in (1, 2, 4, 8)
+    ]
+    lines = [
+        f"share of the best plan, requests 51-100 behind a shift: least {min(shares):.3f}, "
+        f"median {median(shares):.3f} of {len(shares)}",
+        f"changes in 100 steady requests: most {max(changes)}, mean {mean(changes):.2f} "
+        f"of {len(changes)}",
+    ]
+    for name, slower, busy in (("six times slower", 6.0, 0.0), ("always busy", 1.0, 1.0)):
+        for rows in (1, 4):
+            seconds = [seconds_until_plain(seed, rows, slower=slower, busy=busy) for seed in seeds]
+            lines.append(
+                f"draft {name}, {rows} texts: plain after {median(seconds):.2f} s, "
+                f"at most {max(seconds):.2f}"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(figures(range(int(sys.argv[1]))))
