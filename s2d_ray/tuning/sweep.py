@@ -33,7 +33,7 @@ from s2d_ray.tuning import gather, sweep_plans, sweep_report
 from s2d_ray.tuning.gather import Scale
 from s2d_ray.tuning.predict import Predictor
 from s2d_ray.tuning.prompts import Asked
-from s2d_ray.tuning.sweep_plans import Axes
+from s2d_ray.tuning.sweep_plans import PLANNED, Axes
 from s2d_ray.tuning.sweep_report import Crowd, Swept
 
 CROWDS = "crowds.jsonl"
