@@ -29,7 +29,7 @@ from s2d_ray.bench.figures import spread
 from s2d_ray.config import AppConfig
 from s2d_ray.core.host import cpu_model
 from s2d_ray.errors import RunError
-from s2d_ray.serve import deploy, launcher
+from s2d_ray.serve import deploy, launcher, own_ray
 from s2d_ray.serve.places import labels_of_all
 
 TARGET = "fixed"
@@ -121,7 +121,7 @@ def service(temp_dir: Path) -> Iterator[str]:
         }
     )
     try:
-        launcher.start_ray(temp_dir, labels_of_all(config))
+        own_ray.start_ray(temp_dir, labels_of_all(config))
         deploy.deploy_document(document)
         deploy.wait_until_ready(config, lambda line: None)
         yield f"http://127.0.0.1:{port}"

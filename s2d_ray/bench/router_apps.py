@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from ray.serve import Application
@@ -29,6 +29,9 @@ from s2d_ray.engine.messages import (
 from s2d_ray.engine.target_engine import EngineStatus, Publish
 from s2d_ray.engine.turns import turns_for
 from s2d_ray.serve.target import TargetReplica
+
+if TYPE_CHECKING:
+    from s2d_ray.engine.steering import Steering
 
 TOKEN_ID, TEXT = 7, " word"
 PROMPT_IDS = tuple(range(8))
@@ -83,10 +86,13 @@ class FixedEngine:
 class FixedReplica(TargetReplica):
     """A replica as all are, but for its engine."""
 
-    def _load(self, deadlines_ms: dict[str, int]) -> None:
+    def _load(self, deadlines_ms: dict[str, int]) -> Steering:
+        from s2d_ray.engine.steering import Steering
+
         self._client = DraftClient(1.0, 1.0)
         self._turns = turns_for("cpu")
         self._engine = FixedEngine()
+        return Steering()
 
 
 class Echo:
@@ -106,7 +112,7 @@ class Echo:
 class EchoIngress:
     """The least that stands between Serve's proxy and a handle."""
 
-    def __init__(self, echo: DeploymentHandle) -> None:
+    def __init__(self, echo: DeploymentHandle[Any]) -> None:
         self._echo = echo
 
     async def __call__(self, request: Request) -> Response:
@@ -121,7 +127,7 @@ class EchoIngress:
 async def events(chunks: Any) -> AsyncIterator[bytes]:
     """Server-sent events of some objects."""
     async for chunk in chunks:
-        yield JSONResponse(chunk).body.join((b"data: ", b"\n\n"))
+        yield b"data: %b\n\n" % bytes(JSONResponse(chunk).body)
 
 
 def build_target(args: dict[str, Any]) -> Application:

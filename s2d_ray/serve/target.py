@@ -29,6 +29,7 @@ from s2d_ray.serve.replicas import name_of
 from s2d_ray.serve.scaling import HELD_REQUESTS, HELD_TOKENS, OUTSTANDING_TOKENS
 
 if TYPE_CHECKING:
+    from s2d_ray.engine.steering import Steering
     from s2d_ray.engine.target_engine import TargetEngine
 
 logger = logging.getLogger("ray.serve")
@@ -56,7 +57,7 @@ class TargetReplica:
         self._config = TargetConfig.model_validate(target)
         self._has_draft = draft is not None
         target_name = name_of(serve.get_replica_context().app_name)
-        self._load(target_name, draft or {})
+        self._reins = Reins(target_name, self._load(draft or {}))
         self._held = HeldByLedger(target_name, partial(serve.get_app_handle, "ledger"))
         fingerprint = self._engine.status().fingerprint
         self._handover = Handover(fingerprint, is_ending, others_fingerprint)
@@ -67,7 +68,8 @@ class TargetReplica:
             loop.create_task(self._keep_plans_fresh()),
         ]
 
-    def _load(self, target_name: str, deadlines_ms: dict[str, int]) -> None:
+    def _load(self, deadlines_ms: dict[str, int]) -> Steering:
+        """Have the engine run. -> what steers its plans"""
         prepare_process(self._config.num_threads)
         from s2d_ray.engine.assemble import make_target
         from s2d_ray.engine.draft_client import DraftClient
@@ -88,9 +90,9 @@ class TargetReplica:
             turn=self._turns.turn,
             steering=Steering(seed=secrets.randbits(32), report=logger.info),
         )
-        self._reins = Reins(target_name, target.loop.steering)
         target.loop.start()
         self._engine: TargetEngine = target
+        return target.loop.steering
 
     def reconfigure(self, settings: dict[str, Any]) -> None:
         """Serve hands over a new `user_config`, before the first request and when it changes.
