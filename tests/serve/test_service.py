@@ -118,7 +118,7 @@ def test_traces_name_the_writer_of_every_token(service: Service) -> None:
     reply = service.ask(Ask(TARGETS[0], PROMPTS[1], mode="force", temperature=1.0, max_tokens=40))
     tokens = reply["s2d"]["tokens"]
     assert text_of(reply).startswith("".join(token["text"] for token in tokens))
-    assert {token["drafted_by"] for token in tokens} <= {None, 4, 8, 12}
+    assert {token["drafted_by"] for token in tokens} <= {None, 2, 4}
     assert len(tokens) == reply["usage"]["completion_tokens"]
     accepted = sum(token["drafted_by"] is not None for token in tokens)
     details = reply["usage"]["completion_tokens_details"]

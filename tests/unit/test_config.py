@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from s2d_ray.config import AppConfig, as_written, load_config, parse_config
-from s2d_ray.errors import ConfigError
+from s2d_ray.config import AppConfig, DraftConfig, as_written, load_config, parse_config
+from s2d_ray.errors import ConfigError, ModelError
+from s2d_ray.models.draft_files import draft_folder, read_card
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = sorted((ROOT / "deployments").glob("*.yaml"))
@@ -31,7 +32,23 @@ def test_the_quickstart_has_two_targets_and_one_draft() -> None:
     assert list(config.targets) == ["smollm2-135m", "smollm2-135m-int8"]
     assert [target.precision for target in config.targets.values()] == ["float32", "int8"]
     assert config.draft is not None
-    assert config.draft.exit_layers == (4, 8, 12)
+    assert read_card(draft_folder(config.draft)).exit_layers == (2, 4)
+
+
+def test_the_shipped_draft_is_small_trained_and_made_for_the_quickstarts_model() -> None:
+    config = load_config(ROOT / "deployments" / "quickstart.yaml")
+    assert config.draft is not None
+    folder = draft_folder(config.draft)
+    card = read_card(folder)
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 25_000_000
+    assert card.packed
+    assert card.trained_tokens > 1_000_000
+    assert card.base == config.targets["smollm2-135m"].model
+
+
+def test_a_draft_that_is_not_shipped_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match="no draft 'big' is shipped; there are smollm2-135m"):
+        draft_folder(DraftConfig(checkpoint="shipped:big"))
 
 
 @pytest.mark.parametrize(
