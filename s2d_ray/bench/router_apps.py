@@ -6,12 +6,12 @@ Serve imports this module, so it loads no torch.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
@@ -112,7 +112,7 @@ class Echo:
 class EchoIngress:
     """The least that stands between Serve's proxy and a handle."""
 
-    def __init__(self, echo: DeploymentHandle[Any]) -> None:
+    def __init__(self, echo: Any) -> None:
         self._echo = echo
 
     async def __call__(self, request: Request) -> Response:
@@ -127,7 +127,7 @@ class EchoIngress:
 async def events(chunks: Any) -> AsyncIterator[bytes]:
     """Server-sent events of some objects."""
     async for chunk in chunks:
-        yield b"data: %b\n\n" % bytes(JSONResponse(chunk).body)
+        yield b"data: %s\n\n" % json.dumps(chunk).encode()
 
 
 def build_target(args: dict[str, Any]) -> Application:

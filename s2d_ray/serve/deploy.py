@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, ServeDeploySchema
 
@@ -196,10 +197,13 @@ def deploy(config: AppConfig) -> None:
 def deploy_document(document: dict[str, Any]) -> None:
     """Hand a Serve config to the controller, which is started if need be. Raises RunError."""
     schema = ServeDeploySchema.model_validate(document)
-    serve.start(
-        proxy_location=schema.proxy_location,
-        http_options={"host": schema.http_options.host, "port": schema.http_options.port},
-    )
+    try:
+        serve.start(
+            proxy_location=schema.proxy_location,
+            http_options={"host": schema.http_options.host, "port": schema.http_options.port},
+        )
+    except RayError as error:
+        raise RunError(f"Ray Serve did not start: {type(error).__name__} of its proxy") from error
     client = _get_global_client()
     if client is None:
         raise RunError("Ray Serve did not start")

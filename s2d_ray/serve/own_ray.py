@@ -55,6 +55,8 @@ def set_environment(temp_dir: Path) -> None:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # In Serve's own 5 s a busy machine does not bring the proxy up; it would be killed.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # Left unset, Ray makes it 1 for every actor that asks for less than two CPUs.
         "OMP_NUM_THREADS": str(usable_cores()),
     }

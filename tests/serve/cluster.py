@@ -20,6 +20,7 @@ os.environ |= {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_DEDUP_LOGS": "1",
     # Ray's own value, 15, gives replicas next to nothing of a machine that does anything else.
     "RAY_worker_niceness": "0",
