@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-COLD, WARM, HOT = 0.0, 0.7, 1.0
-"""Temperatures of the maps; one between them goes by the nearest."""
+COLD = 0.0
+"""The temperature of greedy texts."""
 
 DEPTHS = (0, 1, 3)
 """First depths of the classes of depths: the first guess, the next two, all behind."""
@@ -87,11 +87,6 @@ class AcceptanceModel:
         """P(accepted | all guesses before it were); the bare confidence where nothing is known."""
         found = self.find(drafted_by, temperature, depth)
         return confidence if found is None else found.at(confidence).chance
-
-
-def depth_class(depth: int) -> int:
-    """The class of a guess so many accepted guesses behind the root."""
-    return max(first for first in DEPTHS if first <= depth)
 
 
 def isotonic(samples: Iterable[Sample]) -> tuple[Knot, ...]:

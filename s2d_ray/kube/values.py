@@ -225,6 +225,11 @@ class ChartValues(Values):
     config: AppConfig = Field(
         description="The config tree of docs/configuration.md, as `s2d serve` takes it."
     )
+    plan_file: str = Field(
+        "",
+        description="Contents of the plan file, such as by `--set-file planFile=plans.json`; pods "
+        "find it as /etc/s2d-ray/plans.json, which config.plans names.",
+    )
     head: Group = Field(
         Group(resources=_limits(1, "4Gi")), description="Ray's head; it runs no application."
     )

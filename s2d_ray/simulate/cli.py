@@ -42,7 +42,9 @@ def simulate(
     costs: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="[TARGET=]FILE", help="Result of `s2d bench engine`; by default a packaged one."
+            metavar="[TARGET=]FILE",
+            help="Result of `s2d bench engine`, or costs-TARGET.json of `s2d calibrate`; by "
+            "default a packaged one.",
         ),
     ] = None,
     acceptance: Annotated[

@@ -1,4 +1,4 @@
-"""What a step costs, out of the JSON of `s2d bench engine`."""
+"""What a step costs, out of the JSON of `s2d bench engine`, or the costs of `s2d calibrate`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def default_costs() -> Path:
 
 
 def load_costs(path: Path) -> CostModel:
-    """Read a result of `s2d bench engine`, `--curves` or whole. Raises ConfigError naming it."""
+    """Read a result of `s2d bench engine`, `--curves` or whole, or `costs-TARGET.json` of
+    `s2d calibrate`. Raises ConfigError naming it."""
     try:
         if path.stat().st_size > LARGEST_BYTES:
             raise ConfigError(f"{path}: larger than any result of `s2d bench engine`")
@@ -37,8 +38,10 @@ def load_costs(path: Path) -> CostModel:
 
 
 def parse_costs(tree: Mapping[str, Any]) -> CostModel:
-    """From the parsed JSON; it has no hop. Raises KeyError, TypeError or ValueError if it is
-    something else."""
+    """From the parsed JSON; that of the bench has no hop. Raises KeyError, TypeError or ValueError
+    if it is something else."""
+    if "draft_ms" in tree:
+        return CostModel.from_json(tree)
     curves, card = tree["curves_ms"], tree["card"]
     forward = {_shape(name): float(ms) / 1e3 for name, ms in curves["forward"].items()}
     prefill = {int(name): float(ms) / 1e3 for name, ms in curves["prefill"].items()}

@@ -177,8 +177,15 @@ def _learn(
             replayed += search.replay_all(chosen, traces, draft.max_debt)
             advance(f"{len(replayed)} of {len(plans)}")
         kept = search.worth_keeping([each.candidate() for each in replayed], costs)
-        held_out = search.held_out_gain(replayed, costs)
-        found[task] = Calibrated(traces, model, replayed, kept, held_out)
+        best = next(each for each in replayed if each.plan == kept[0].plan)
+        found[task] = Calibrated(
+            traces,
+            model,
+            replayed,
+            kept,
+            search.held_out_gain(replayed, costs),
+            search.interval(best, costs),
+        )
     return found
 
 

@@ -19,13 +19,15 @@ from s2d_ray.tuning.search import Replayed, ranked
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What was found for one target and class of task. held_out: see `search.held_out_gain`."""
+    """What was found for one target and class of task. held_out: see `search.held_out_gain`;
+    interval: of the best plan's speed over plain decoding, see `search.interval`."""
 
     traces: Sequence[Trace]
     model: AcceptanceModel
     replayed: Sequence[Replayed]
     kept: Sequence[Candidate]
     held_out: float
+    interval: tuple[float, float]
 
 
 def shown(plan: Plan) -> str:
@@ -78,6 +80,7 @@ def figures(
                 "predicted_over_plain": round(
                     plans.targets[name].classes[task].candidates[0].over_plain[1], 4
                 ),
+                "interval": [round(end, 4) for end in each.interval],
                 "held_out_over_plain": round(each.held_out, 4),
                 "texts": len(each.traces),
                 "rounds": each.kept[0].rounds,
@@ -119,9 +122,11 @@ def _lines(found: Mapping[str, Mapping[str, Calibrated]], plans: PlanFile) -> It
         for task, each in classes.items():
             rows = plans.targets[name].classes[task].candidates
             yield f"\n## {name}, {task}\n"
+            low, high = each.interval
             yield (
                 f"{len(each.traces)} texts. Predicted speed over plain decoding, by texts that run "
-                f"together. The plan that one half of the texts chooses does {each.held_out:.2f} "
+                f"together; of the first plan {low:.2f}–{high:.2f} in 95 % of draws of texts. "
+                f"The plan that one half of the texts chooses does {each.held_out:.2f} "
                 "on the other half.\n"
             )
             yield from _plan_table(rows)
@@ -176,7 +181,7 @@ def _draw(model: AcceptanceModel, title: str, path: Path) -> None:
             panel.step(at, line, where="post", linestyle=style, color="tab:blue")
         panel.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
         who = f"exit {each.drafted_by}" if each.drafted_by else "tier 0"
-        panel.set(title=f"{who}, T = {each.temperature:g}", xlabel="confidence", ylim=(0, 1))
+        panel.set(title=f"{who}, T = {each.temperature:g}", xlabel="confidence", ylim=(-0.03, 1.03))
     panels[0].set_ylabel("accepted")
     figure.suptitle(title)
     figure.savefig(path, metadata={"Software": None})

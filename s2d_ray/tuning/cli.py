@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +65,7 @@ def calibrate(
             from s2d_ray.tuning import calibrate as command
             from s2d_ray.tuning import gather, search
 
-            hop_s = hop_ms / 1e3 if hop_ms is not None else _measure_hop(parsed, temp_dir)
+            hop_s = _hop_s(hop_ms, parsed, work, temp_dir)
             status = command.run(
                 command.Settings(
                     parsed,
@@ -95,18 +95,25 @@ def _asked(questions: Path | None, half: int) -> list[Asked]:
     return of_questions(choose(read_questions(questions), None, first_turns=True), half)
 
 
-def _measure_hop(config: AppConfig, temp_dir: Path) -> float:
-    """Seconds of a call of the draft actor, in a Ray of its own. 0 without a draft."""
+def _hop_s(hop_ms: float | None, config: AppConfig, work: Path, temp_dir: Path) -> float:
+    """Seconds of a call of the draft: as given, as measured before, or of an actor in a Ray of its
+    own; none without a draft."""
+    path = work / "hop.json"
+    if hop_ms is not None or config.draft is None:
+        return (hop_ms or 0.0) / 1e3
+    if path.exists():
+        return float(json.loads(path.read_text(encoding="utf-8")))
     from s2d_ray.models.loading import choose_device
     from s2d_ray.serve.lone_draft import lone_draft
     from s2d_ray.tuning.gather import measure_hop
 
-    if config.draft is None:
-        return 0.0
     typer.echo("asking a draft actor what a call takes", err=True)
     num_gpus = int(choose_device(config.draft.device).type == "cuda")
-    with ExitStack() as stack:
-        return measure_hop(stack.enter_context(lone_draft(config.draft, num_gpus, temp_dir)))
+    with lone_draft(config.draft, num_gpus, temp_dir) as send:
+        hop_s = measure_hop(send)
+    work.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{hop_s}\n", encoding="utf-8")
+    return hop_s
 
 
 def sweep(

@@ -6,7 +6,7 @@ import gc
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from s2d_ray.tuning import gather, sweep_plans, sweep_report
 from s2d_ray.tuning.gather import Scale
 from s2d_ray.tuning.predict import Predictor
 from s2d_ray.tuning.prompts import Asked
-from s2d_ray.tuning.sweep_plans import Axes
+from s2d_ray.tuning.sweep_plans import PLANNED, Axes
 from s2d_ray.tuning.sweep_report import Crowd, Swept
 
 CROWDS = "crowds.jsonl"
@@ -211,7 +211,7 @@ def _crowd(
     name: str,
     cases: Sequence[Case],
     plans: TargetPlans,
-    method: Any,
+    method: Callable[[Mapping[str, Plan]], Method],
     file: LineFile[Crowd],
     bar: StderrBar,
 ) -> None:
@@ -220,7 +220,7 @@ def _crowd(
     advance = bar.open(f"{name} at once", len(settings.crowds) * settings.runs)
     off = method(dict.fromkeys(plans.classes, PLAIN.plan))
     for size in settings.crowds:
-        planned = method(sweep_plans.plans_at(plans, size))
+        methods = {PLANNED: method(sweep_plans.plans_at(plans, size)), BASELINE: off}
         chosen = [cases[number % len(cases)] for number in range(size)]
         case = replace(
             chosen[0], prompts=tuple(each.prompts[0] for each in chosen), concurrent=True
@@ -228,10 +228,9 @@ def _crowd(
         for run in range(settings.runs):
             if (size, run) not in known:
                 speeds = {}
-                for which in in_turn({"planned": planned, BASELINE: off}, run):
-                    write = planned if which == "planned" else off
+                for plan in in_turn(methods, run):
                     started_s = time.perf_counter()
-                    texts = write(case).texts
-                    speeds[which] = sum(map(len, texts)) / (time.perf_counter() - started_s)
-                file.append(Crowd(name, size, run, speeds["planned"], speeds[BASELINE]))
+                    texts = methods[plan](case).texts
+                    speeds[plan] = sum(map(len, texts)) / (time.perf_counter() - started_s)
+                file.append(Crowd(name, size, run, speeds[PLANNED], speeds[BASELINE]))
             advance(f"{size} texts, run {run + 1}")

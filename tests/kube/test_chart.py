@@ -33,6 +33,7 @@ from tests.kube.rendering import (
     template,
     tool,
 )
+from tests.plan_files import plan_file
 
 EVERYTHING = (
     "--set=monitoring.enabled=true,monitoring.labels.team=a",
@@ -173,6 +174,8 @@ def test_a_misspelt_property_of_a_custom_resource_is_seen() -> None:
         (["--set=terminationGracePeriodSeconds=605"], "than the 605 s that replicas may take"),
         (["--set=autoscaling.gpuIdleTimeoutSeconds=60"], "'/autoscaling/gpuIdleTimeoutSeconds'"),
         (["--set=secrets.hub.token=abc"], "'token'"),
+        (["--set=planFile=text"], "planFile: nothing reads it; set config.plans to /etc/s2d-ray"),
+        (["--set=config.plans=/etc/s2d-ray/plans.json"], "config.plans: give the file's contents"),
         (
             ['--set-json=placements={"draft":{"max":1}}'],
             "invalid propertyName 'draft'",
@@ -290,6 +293,18 @@ def test_pods_have_the_environment_of_s2d_serve() -> None:
     for container in containers(manifests("quickstart", "--no-hooks")):
         values = {item["name"]: item.get("value") for item in container["env"]}
         assert launcher.ENVIRONMENT.items() <= values.items()
+
+
+def test_a_plan_file_reaches_the_pods_and_routers_without_a_new_cluster(tmp_path: Path) -> None:
+    """In the folder of the config, which every pod has mounted."""
+    text = json.dumps(plan_file(), indent=1)
+    (tmp_path / "plans.json").write_text(text)
+    path = "/etc/s2d-ray/plans.json"
+    options = (f"--set=config.plans={path}", f"--set-file=planFile={tmp_path / 'plans.json'}")
+    found = of_kind(manifests("quickstart", *options), "ConfigMap")["data"]
+    assert json.loads(found["plans.json"]) == plan_file()
+    assert json.loads(found["config.json"])["plans"] == path
+    assert pod_templates(*options) == pod_templates()
 
 
 def test_a_draft_comes_and_goes_without_a_new_cluster() -> None:

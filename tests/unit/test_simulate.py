@@ -124,6 +124,14 @@ def test_costs_are_the_measured_ones_at_measured_sizes() -> None:
     assert "smollm2" in costs.origin.host.lower()
 
 
+def test_costs_of_a_calibration_are_read_as_well(tmp_path: Path) -> None:
+    file = tmp_path / "costs-small.json"
+    file.write_text(json.dumps(MEASURED.to_json()))
+    found = load_costs(file)
+    assert found.forward(3, 2) == pytest.approx(MEASURED.forward(3, 2))
+    assert found.origin == MEASURED.origin
+
+
 @pytest.mark.parametrize(
     ("text", "trouble"),
     [

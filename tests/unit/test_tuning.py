@@ -113,6 +113,9 @@ def test_a_killed_calibration_goes_on_to_the_same_plans(
     assert json.loads(calibrated.out.read_text()) == json.loads(plans)
     line = last_line(capsys)
     assert set(line["targets"]["tiny"]) == set(Task)
+    for one in line["targets"]["tiny"].values():
+        low, high = one["interval"]
+        assert low <= one["predicted_over_plain"] <= high
     assert set(line["targets"]["tiny"]["chat"]["modelled_gpu"]) == {each.name for each in TARGETS}
 
 

@@ -58,6 +58,13 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- if and $secret (not $tenancy) -}}
 {{- fail "secrets.tenants.existingSecret: nothing reads it without config.tenancy" -}}
 {{- end -}}
+{{- $plans := "/etc/s2d-ray/plans.json" -}}
+{{- if and .Values.planFile (ne (.Values.config.plans | default "") $plans) -}}
+{{- fail (printf "planFile: nothing reads it; set config.plans to %s" $plans) -}}
+{{- end -}}
+{{- if and (not .Values.planFile) (eq (.Values.config.plans | default "") $plans) -}}
+{{- fail "config.plans: give the file's contents, such as by --set-file planFile=plans.json" -}}
+{{- end -}}
 {{- with $tenancy -}}
 {{- if not $secret -}}
 {{- fail "secrets.tenants.existingSecret: name the Secret of the tenants file; `s2d kube tenants sync` makes it" -}}
