@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any
 
 import httpx
+from ray import cloudpickle
 from rich.console import Console
 from rich.table import Table
 
@@ -26,8 +27,12 @@ from s2d_ray.bench.alternate import Advance, in_turn
 from s2d_ray.bench.bar import stderr_bar
 from s2d_ray.bench.checkout import commit
 from s2d_ray.bench.figures import spread
+from s2d_ray.bench.router_apps import FixedEngine
 from s2d_ray.config import AppConfig
+from s2d_ray.core.cascade import Plan
 from s2d_ray.core.host import cpu_model
+from s2d_ray.core.params import SamplingParams
+from s2d_ray.engine.messages import Delta, Event, GenerateRequest, TextPrompt
 from s2d_ray.errors import RunError
 from s2d_ray.serve import deploy, launcher, own_ray
 from s2d_ray.serve.places import labels_of_all
@@ -39,6 +44,8 @@ STREAMED_TOKENS = 16
 MAX_OPEN = 256
 WARM = 20
 """Requests of each kind that are not counted."""
+REPEATS = 200
+ONE_TOKEN = GenerateRequest("r", TextPrompt(""), SamplingParams(1, max_tokens=1), Plan())
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,11 @@ def run(rounds: int, requests: int, out: Path, temp_dir: Path) -> int:
         samples = asyncio.run(measure(url, rounds, requests, bar.open("samples", cells)))
     found = result(samples)
     Console().print(table(found))
-    line = json.dumps(found | {"card": card})
+    delta = delta_cost()
+    print(
+        "a delta between two processes: {bytes} bytes, {us} µs to pickle and back".format(**delta)
+    )
+    line = json.dumps(found | {"delta": delta, "card": card})
     out.mkdir(parents=True, exist_ok=True)
     (out / f"router-{time.strftime('%Y%m%d-%H%M%S')}.json").write_text(line + "\n")
     print(line)
@@ -195,6 +206,21 @@ def result(samples: Sequence[Sample]) -> dict[str, Any]:
             cell["ratio"] = [round(each, 3) for each in spread(ratios)]
             found.setdefault(case, {})[str(clients)] = cell
     return found
+
+
+def delta_cost() -> dict[str, float]:
+    """What Ray's pickler makes of the delta of one token: bytes, and µs of processor time."""
+    deltas: list[Event] = []
+    FixedEngine().prepare(ONE_TOKEN)(deltas.append)
+    delta = next(event for event in deltas if isinstance(event, Delta))
+    times_s = []
+    for _ in range(REPEATS):
+        started_s = time.process_time()
+        for _ in range(REPEATS):
+            pickled = cloudpickle.dumps(delta)
+            cloudpickle.loads(pickled)
+        times_s.append((time.process_time() - started_s) / REPEATS)
+    return {"bytes": len(pickled), "us": round(1e6 * min(times_s), 1)}
 
 
 def _method(samples: Sequence[Sample]) -> dict[str, float]:

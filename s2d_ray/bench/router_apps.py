@@ -49,12 +49,10 @@ class FixedEngine:
         num_tokens = request.sampling.max_tokens or 1
 
         def begin(publish: Publish) -> None:
-            loop = asyncio.get_running_loop()
-
             def write(left: int) -> None:
                 publish(Delta(TEXT, (), (TOKEN_ID,), ((0, 0, 0, ()),)))
                 if left > 1:
-                    loop.call_later(PACE_S, write, left - 1)
+                    asyncio.get_running_loop().call_later(PACE_S, write, left - 1)
                 else:
                     usage = Usage(len(PROMPT_IDS), num_tokens)
                     publish(Finished(FinishReason.LENGTH, usage))

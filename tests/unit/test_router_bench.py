@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from s2d_ray.bench.router import CASES, Sample, result, table
+from s2d_ray.bench.router import CASES, Sample, delta_cost, result, table
 from s2d_ray.bench.router_apps import TEXT, FixedEngine
 from s2d_ray.config import HttpConfig
 from s2d_ray.core.cascade import Plan
@@ -49,6 +49,11 @@ def test_the_real_edge_answers_what_the_fixed_engine_writes() -> None:
         else:
             assert answer.json()["choices"][0]["text"] == TEXT
             assert answer.json()["usage"]["completion_tokens"] == each.tokens
+
+
+def test_a_delta_of_one_token_stays_small_between_processes() -> None:
+    """Counts so far in each delta once made it four times as long."""
+    assert delta_cost()["bytes"] < 150
 
 
 def test_what_is_there_at_the_same_time_is_told_at_once() -> None:
