@@ -16,6 +16,9 @@ import httpx
 PATIENCE_S = 180.0
 """A request that has no whole text after so long, retries included, is lost."""
 
+UNDISTURBED_STREAMS = 8
+"""All at once, the last one may wait for longer than patience lasts."""
+
 RETRY_S = 0.5
 """Before a request is sent again whose connection broke; a refusal says itself how long."""
 
@@ -173,8 +176,11 @@ class Load:
     def write_undisturbed(self) -> None:
         """Have every text written once, without a draft. Raises RuntimeError if one is refused."""
 
+        turns = asyncio.Semaphore(UNDISTURBED_STREAMS)
+
         async def write(client: httpx.AsyncClient, ask: Ask) -> Heard:
-            heard = await hear(client, ask.with_mode("off"), ask.body["seed"])
+            async with turns:
+                heard = await hear(client, ask.with_mode("off"), ask.body["seed"])
             if heard.end is not End.WHOLE:
                 raise RuntimeError(f"no undisturbed run of {ask.body}: {heard.why}")
             return heard
