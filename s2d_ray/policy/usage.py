@@ -18,6 +18,7 @@ class UsageRecord:
 
     ended_s: Unix seconds. status: of HTTP, 499 if the client left. reserved_tokens: taken at
     admission. queue_ms: in the ledger. first_token_ms: from arrival, None if none was written.
+    grant_id: the ledger's own name of the request, by which a record that is told twice is known.
     """
 
     ended_s: float
@@ -35,6 +36,7 @@ class UsageRecord:
     queue_ms: float = 0.0
     first_token_ms: float | None = None
     total_ms: float = 0.0
+    grant_id: str = ""
 
     def line(self) -> str:
         """One line of JSON."""

@@ -73,6 +73,8 @@ class LedgerReplica:
         self._routers: dict[str, tuple[float, str]] = {}
         # A record that is told twice is counted once, whichever ledger hears it.
         self._recorded = deque(saved.recorded if saved else (), REMEMBERED)
+        if saved is not None:
+            self._count_what_only_the_log_has()
         self._save()
         loop = asyncio.get_running_loop()
         self._tasks = [
@@ -168,9 +170,20 @@ class LedgerReplica:
 
     def _record(self, ended: Ended) -> None:
         if ended.record is not None and ended.grant.id not in self._recorded:
-            self._recorded.append(ended.grant.id)
-            self._totals.add(ended.record)
-            self._folder.usage(ended.record)
+            record = dataclasses.replace(ended.record, grant_id=ended.grant.id)
+            self._recorded.append(record.grant_id)
+            self._totals.add(record)
+            self._folder.usage(record)
+
+    def _count_what_only_the_log_has(self) -> None:
+        """The ledger before this one died behind its last snapshot: what it wrote down since is no
+        longer in the sums, and routers that had no answer will tell it again.
+        """
+        known = set(self._recorded)
+        for record in self._folder.last_records(REMEMBERED):
+            if record.grant_id and record.grant_id not in known:
+                self._recorded.append(record.grant_id)
+                self._totals.add(record)
 
     async def _decide_and_wait(self) -> None:
         self._decide()

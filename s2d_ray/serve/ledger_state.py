@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -57,6 +58,14 @@ class StateFolder:
     def usage(self, record: UsageRecord) -> None:
         """Write a record down."""
         self._write(self._usage, record.line())
+
+    def last_records(self, most: int) -> list[UsageRecord]:
+        """The youngest records of the usage log, at most so many; without damaged lines."""
+        records = []
+        for line in self._usage.last_lines(most):
+            with contextlib.suppress(ValueError, TypeError):
+                records.append(UsageRecord(**json.loads(line)))
+        return records
 
     def refused(self, counts: RefusalCounts) -> None:
         """Write down how many requests were refused since the last time."""

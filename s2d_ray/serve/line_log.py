@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import deque
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -24,6 +25,14 @@ class LineLog(RotatingFileHandler):
     def write(self, line: str) -> None:
         """Append a line; never raises."""
         self.handle(logging.LogRecord("line", logging.INFO, "", 0, line, None, None))
+
+    def last_lines(self, most: int) -> list[str]:
+        """The youngest whole lines of the file, at most so many; none if it cannot be read."""
+        try:
+            with open(self.baseFilename, encoding="utf-8", errors="replace") as file:
+                return list(deque(file, most))
+        except OSError:
+            return []
 
     def handleError(self, record: logging.LogRecord) -> None:
         """What the library calls, inside its `except`, where a record could not be written."""

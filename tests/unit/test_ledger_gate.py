@@ -13,8 +13,9 @@ import pytest
 
 from s2d_ray.engine.messages import Delta, Event, Finished, FinishReason, Started, Usage
 from s2d_ray.policy import buckets
-from s2d_ray.policy.keys import Caller
+from s2d_ray.policy.keys import Caller, KeyTable
 from s2d_ray.serve import tenant_gate
+from s2d_ray.serve.ledger_messages import Sync
 from s2d_ray.serve.openai.document import document
 from s2d_ray.tenants import load_tenants, revoked, save_tenants
 from tests.fakes_http import HANG, SCRIPT, FakeBackend, chat_body
@@ -221,6 +222,34 @@ def test_a_request_waits_for_a_ledger_that_comes_back_and_runs_once(tmp_path: Pa
             assert waiting.sent[0]["status"] == 200
             await until(lambda: len(made.usage_lines()) == 2)
             assert new.allowances("acme", 0.0)[0].remaining == 10_000 - 10 - 11
+
+    asyncio.run(run())
+
+
+def test_a_record_whose_answer_was_lost_with_the_ledger_counts_once(tmp_path: Path) -> None:
+    """It died behind its last snapshot; what it wrote down is counted, and told again in vain."""
+
+    async def run() -> None:
+        async with site(tmp_path) as made:
+            told: list[Sync] = []
+            sync = made.line.sync
+
+            async def heard(one: Sync) -> KeyTable | None:
+                told.append(one)
+                return await sync(one)
+
+            made.line.sync = heard  # type: ignore[method-assign]
+            client = made.client(FakeBackend())
+            acme = made.tenants.header("acme")
+            assert (await client.post(CHAT, json=chat_body(), headers=acme)).status_code == 200
+            await until(lambda: len(made.usage_lines()) == 1)
+            made.kill_ledger()
+            new = made.start_ledger()
+            for one in told:
+                await new.sync(one)
+            assert sum(len(one.ended) for one in told) == 1
+            assert len(made.usage_lines()) == 1
+            assert new._totals.sums["acme"]["tiny"]["requests"] == 1
 
     asyncio.run(run())
 
