@@ -26,7 +26,8 @@ LAYERS = {
     "policy": {"policy", "errors"},
     "train": {"core", "models", "engine", "train", "config", "errors", "cli", "job_folder"}
     | {"pictures"},
-    "kube": {"kube", "changes", "config", "errors", "tenants"},
+    "kube": {"kube", "changes", "config", "errors", "observe", "tenants"},
+    "observe": {"observe"},
     "simulate": {
         "simulate",
         "core",
