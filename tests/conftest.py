@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,13 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "RAY_ENABLE_AUTO_CONNECT": "0",  # what needs a cluster says so; none starts by the way
 }
+
+if (worker := os.environ.get("PYTEST_XDIST_WORKER", "gw0")) != "gw0":
+    # CPU engines take turns on a file in the folder for temporary files: tiny ones of the theorems
+    # would wait at every forward for the real ones of the cluster, which the first worker runs.
+    own = Path(tempfile.gettempdir()) / f"s2d-{worker}"
+    own.mkdir(exist_ok=True)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(own)
 
 
 def pytest_collection_finish() -> None:
