@@ -5,7 +5,7 @@ PORT ?= 8000
 TORCH_INDEX ?=
 # Name of the image that `make image` builds; its tag is the version.
 IMAGE ?= s2d-ray
-# Handed on to pytest (`make test`), or to what `make exact`, `soak`, `fuzz`, `flood`, `chaos`, `load` and
+# Handed on to pytest (`make test`), or to what `make exact`, `soak`, `fuzz`, `flood`, `chaos`, `load`, `benefit` and
 # `audit` run.
 ARGS ?=
 
@@ -13,7 +13,7 @@ VENV := .venv
 INSTALL := $(PYTHON) s2d_ray/install.py --torch-index "$(TORCH_INDEX)"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test lint exact soak fuzz flood chaos load audit chart kube-tools image \
+.PHONY: help serve stop test lint exact soak fuzz flood chaos load benefit audit chart kube-tools image \
 	test-image setup setup-dev clean
 
 help: ## say what there is
@@ -54,6 +54,9 @@ chaos: setup-dev ## ten minutes of faults on a local cluster beside open streams
 
 load: setup-dev ## ten minutes of open-loop load, on the quickstart or on --url; ARGS go to it
 	@$(VENV)/bin/python -m tests.load $(ARGS)
+
+benefit: setup-dev ## does the control group tell the truth? Ten minutes; ARGS go to it
+	@$(VENV)/bin/python -m tests.benefit_live $(ARGS)
 
 audit: setup-dev ## ask for known vulnerabilities of what constraints.txt pins
 	@$(VENV)/bin/python -m tests.audit $(ARGS)

@@ -2,9 +2,10 @@
 
 `python -m tests.arms SEEDS` prints what docs/control.md tells.
 
-P(a guess is accepted) by kind of text is what trained drafts were measured at (docs/results/
-training.md): the whole small model's, its first four layers' at T = 0, its first two layers' at
-T = 1. Each text has a chance of its own around that of its kind.
+Texts come from one of two worlds. In `Law`, P(a guess is accepted) by kind of text is what trained
+drafts were measured at (docs/results/training.md): the whole small model's, its first four layers'
+at T = 0, its first two layers' at T = 1; each text has a chance of its own around that of its kind.
+In `tests.recorded.Recorded`, texts are real ones of SmolLM2, and guesses those of its draft.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from statistics import mean, median
+from typing import Protocol
 
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.cost_model import CostModel, Provenance
-from s2d_ray.core.goodput import Candidate, DraftLevel, draft_s, goodput, round_s
+from s2d_ray.core.goodput import PLAIN, Candidate, DraftLevel, draft_s, goodput, round_s
 from s2d_ray.engine.controller import Change, Choice, Controller
 from s2d_ray.engine.live_costs import StepWork
 
@@ -41,12 +43,79 @@ COSTS = CostModel(
 )
 
 
+class Text(Protocol):
+    """One text in a slot."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all of it is written."""
+
+    def round(self, plan: Plan) -> int:
+        """One round under a plan. -> the accepted guesses"""
+
+
+class World(Protocol):
+    """Where texts come from, and what plans are worth there."""
+
+    @property
+    def costs(self) -> CostModel:
+        """As calibrated."""
+
+    def candidates(self, kind: str) -> Sequence[Candidate]:
+        """What calibration on texts of this kind keeps."""
+
+    def known(self, plan: Plan, kind: str) -> Candidate:
+        """What a plan does on texts of this kind."""
+
+    def text(self, kind: str, rng: random.Random) -> Text:
+        """Another text."""
+
+
+@dataclass
+class Drawn:
+    """A text by the law: its chance, and the tokens it has still to write."""
+
+    chance: float
+    rng: random.Random
+    left: int = TOKENS_PER_TEXT
+
+    @property
+    def is_over(self) -> bool:
+        return self.left <= 0
+
+    def round(self, plan: Plan) -> int:
+        length = 0
+        while length < plan.max_proposal and self.rng.random() < self.chance:
+            length += 1
+        self.left -= 1 + length
+        return length
+
+
+class Law:
+    """Chains of several lengths; a guess is right with the chance of its text."""
+
+    costs = COSTS
+
+    def candidates(self, kind: str) -> Sequence[Candidate]:
+        return candidates(kind)
+
+    def known(self, plan: Plan, kind: str) -> Candidate:
+        return _candidate(plan.max_proposal, ACCEPTED[kind])
+
+    def text(self, kind: str, rng: random.Random) -> Text:
+        return Drawn(min(0.95, max(0.02, rng.gauss(ACCEPTED[kind], 0.1))), rng)
+
+
+LAW = Law()
+
+
 @cache
 def candidates(kind: str) -> tuple[Candidate, ...]:
     """Chains of several lengths as calibration on texts of this kind would have them."""
     return tuple(_candidate(length, ACCEPTED[kind]) for length in LENGTHS)
 
 
+@cache
 def _candidate(length: int, chance: float) -> Candidate:
     level = DraftLevel({4: 1.0}, {4: 1.0})
     return Candidate(
@@ -58,25 +127,9 @@ def _candidate(length: int, chance: float) -> Candidate:
     )
 
 
-def best(kind: str, num_rows: int) -> Candidate:
+def best(kind: str, num_rows: int, world: World = LAW) -> Candidate:
     """The plan that calibration on such texts finds best."""
-    return max(candidates(kind), key=lambda each: goodput(each, COSTS, num_rows))
-
-
-@cache
-def _parts(length: int, rows: int) -> tuple[float, float]:
-    """Seconds of a round: the draft's part and the forward's."""
-    candidate = _candidate(length, 0.5)
-    call_s = draft_s(candidate, COSTS, rows)
-    return call_s, round_s(candidate, COSTS, rows) - call_s
-
-
-@dataclass
-class Text:
-    """One text in a slot: its chance, and the tokens it has still to write."""
-
-    chance: float
-    left: int = TOKENS_PER_TEXT
+    return max(world.candidates(kind), key=lambda each: goodput(each, world.costs, num_rows))
 
 
 @dataclass
@@ -96,16 +149,19 @@ class Arms:
     slower: float = 1.0
     busy: float = 0.0
     frozen: bool = False
+    world: World = LAW
     seconds: float = 0.0
     num_tokens: int = 0
     num_ended: int = 0
-    used: Counter[int] = field(default_factory=Counter)
+    used: Counter[Plan] = field(default_factory=Counter)
     changes: list[Change] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.controller = Controller(
-            {self.task: candidates(self.task)}, COSTS, random.Random(self.seed + 1)
+            {self.task: self.world.candidates(self.task)},
+            self.world.costs,
+            random.Random(self.seed + 1),
         )
         self.texts: list[Text] = []
 
@@ -123,8 +179,7 @@ class Arms:
 
     def step(self) -> None:
         while len(self.texts) < self.num_rows:
-            chance = min(0.95, max(0.02, self.rng.gauss(ACCEPTED[self.kind], 0.1)))
-            self.texts.append(Text(chance))
+            self.texts.append(self.world.text(self.kind, self.rng))
         del self.texts[self.num_rows :]
         choices = self.controller.begin((self.task,), self.num_rows, frozen=self.frozen)
         self._round(choices[self.task])
@@ -133,18 +188,16 @@ class Arms:
         candidate = self.fixed or choice.candidate
         served = [self.rng.random() >= self.busy for _ in self.texts]
         accepted = [
-            self._chain(text.chance, candidate.plan.max_proposal) if ok else 0
+            text.round(candidate.plan if ok else PLAIN.plan)
             for text, ok in zip(self.texts, served, strict=True)
         ]
         work = self._work(candidate, served)
         seconds = work.call_s + work.forward_s
         self.seconds += seconds
-        for text, count in zip(self.texts, accepted, strict=True):
-            self.num_tokens += min(1 + count, text.left)
-            text.left -= 1 + count
-        self.num_ended += sum(text.left <= 0 for text in self.texts)
-        self.texts = [text for text in self.texts if text.left > 0]
-        self.used[candidate.plan.max_proposal] += 1
+        self.num_tokens += self.num_rows + sum(accepted)
+        self.num_ended += sum(text.is_over for text in self.texts)
+        self.texts = [text for text in self.texts if not text.is_over]
+        self.used[candidate.plan] += 1
         if self.fixed is None:
             self.controller.took(work)
             if any(served):
@@ -154,10 +207,12 @@ class Arms:
 
     def _work(self, candidate: Candidate, served: Sequence[bool]) -> StepWork:
         rows, speculates = self.num_rows, not candidate.is_plain
-        call_s, forward_s = _parts(candidate.plan.max_proposal, rows)
+        truth = self.world.known(candidate.plan, self.kind)
+        call_s = draft_s(truth, self.world.costs, rows)
+        forward_s = round_s(truth, self.world.costs, rows) - call_s
         return StepWork(
             rows,
-            rows * (1 + candidate.plan.max_proposal),
+            round(rows * (1 + truth.proposed)),
             call_s * self.slower * self._noise(),
             forward_s * self._noise(),
             (candidate,) * rows if speculates else (),
@@ -168,29 +223,24 @@ class Arms:
     def _noise(self) -> float:
         return math.exp(0.3 * self.rng.gauss(0.0, 1.0) - 0.045)
 
-    def _chain(self, chance: float, longest: int) -> int:
-        length = 0
-        while length < longest and self.rng.random() < chance:
-            length += 1
-        return length
-
 
 def share_of_best(arms: Arms) -> float:
     """Goodput of the plans that were used, as a share of the best one's, by the texts' law."""
-    tokens = seconds = 0.0
-    for candidate in candidates(arms.kind):
-        steps = arms.used[candidate.plan.max_proposal]
-        tokens += steps * candidate.committed
-        seconds += steps * candidate.committed / goodput(candidate, COSTS, arms.num_rows)
-    return tokens / seconds / goodput(best(arms.kind, arms.num_rows), COSTS, arms.num_rows)
+    costs, tokens, seconds = arms.world.costs, 0.0, 0.0
+    for plan, steps in arms.used.items():
+        truth = arms.world.known(plan, arms.kind)
+        tokens += steps * truth.committed
+        seconds += steps * truth.committed / goodput(truth, costs, arms.num_rows)
+    most = goodput(best(arms.kind, arms.num_rows, arms.world), costs, arms.num_rows)
+    return tokens / seconds / most
 
 
-def after_shifts(seed: int, num_rows: int) -> list[float]:
+def after_shifts(seed: int, num_rows: int, world: World = LAW) -> list[float]:
     """All requests are said to be code; they become prose, then translation, 100 of each kind.
 
     -> `share_of_best` over the last 50 of each.
     """
-    arms, shares = Arms(seed, num_rows=num_rows), []
+    arms, shares = Arms(seed, num_rows=num_rows, world=world), []
     for kind in ("code", "prose", "translation"):
         arms.kind = kind
         arms.serve(50)

@@ -35,7 +35,7 @@ LONG_BUDGET_MS = 1e6
 
 
 class Recorded:
-    """A network that remembers which rows each of its groups was asked to run."""
+    """A network that remembers which rows its groups and its heads were asked for."""
 
     def __init__(self, network: DraftNetwork) -> None:
         self._network = network
@@ -43,6 +43,7 @@ class Recorded:
         self.head_ids = network.head_ids
         self.pool = network.pool
         self.runs: list[tuple[int, list[int]]] = []
+        self.heads: list[tuple[int, int]] = []
         self.copies: list[int] = []
 
     def run_group(
@@ -52,6 +53,7 @@ class Recorded:
         return self._network.run_group(group, token_ids, segments)
 
     def exit_logits(self, submodel: int, hidden: Tensor) -> Tensor:
+        self.heads.append((submodel, len(hidden)))
         return self._network.exit_logits(submodel, hidden)
 
     def copy(self, copy: Copy) -> None:

@@ -23,6 +23,7 @@ from s2d_ray.models.stopwatch import (
     Calls,
     Shape,
     TargetCalls,
+    draft_heads,
     draft_steps,
     ids_of,
     time_in_turn,
@@ -59,6 +60,8 @@ def measure_costs(
         calls |= {("prefill", n): call for n, call in target.prefills(PREFILLS).items()}
         steps = draft_steps(network, model.vocab_size, stack, CONTEXT, DRAFT_ROWS)
         calls |= {("draft", shape): call for shape, call in steps.items()}
+        heads = draft_heads(network, DRAFT_ROWS)
+        calls |= {("head", rows): call for rows, call in heads.items()}
         found = time_in_turn(calls, repeats, random.Random(seed))
     return _model(found, "draft", hop_s)
 
@@ -146,7 +149,8 @@ class CostMeter:
 
 def _model(found: Mapping[Any, float], draft: str, hop_s: float) -> CostModel:
     forwards, prefills = _part(found, "forward"), _part(found, "prefill")
-    return CostModel(_part(found, draft), forwards, prefills, hop_s, provenance())
+    heads = _part(found, "head")
+    return CostModel(_part(found, draft), forwards, prefills, hop_s, provenance(), heads)
 
 
 def _part(found: Mapping[Any, float], kind: str) -> dict[Any, float]:

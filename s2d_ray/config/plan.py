@@ -23,7 +23,8 @@ class PlanConfig(Section):
 
     exit_thresholds: tuple[Probability, ...] = Field(
         (0.5, 0.5),
-        description="One per sub-model but the deepest; below it a drafted token goes deeper.",
+        description="One per sub-model but the deepest; below it a drafted token goes deeper, at 1 "
+        "always.",
     )
     stop_threshold: Probability = Field(
         0.0, description="The proposal ends when the product of its confidences falls below this."

@@ -16,7 +16,8 @@ class Plan:
     """How one request is drafted.
 
     exit_thresholds: one per sub-model but the deepest; a row goes deeper while its confidence is
-        below the threshold. Missing ones count as 0 (never go deeper), surplus ones are ignored.
+        below the threshold, at 1 whatever it is. Missing ones count as 0 (never go deeper), surplus
+        ones are ignored.
     stop_threshold: the proposal ends once the product of confidences along it is below this.
     max_proposal: cap on the depth of a proposal; 0 means "do not speculate".
     tree_width: guesses per node of the proposal's spine; 1 is a chain.
@@ -33,9 +34,17 @@ class Plan:
 
     def goes_deeper(self, submodel: int, confidence: float, num_submodels: int) -> bool:
         """Whether a row at `submodel` (0 = shallowest) must climb. The deepest always speaks."""
+        threshold = self._threshold(submodel, num_submodels)
+        return confidence < threshold or threshold >= 1.0
+
+    def always_goes_deeper(self, submodel: int, num_submodels: int) -> bool:
+        """Whether rows climb from `submodel` whatever it would say, so that nobody need ask it."""
+        return self._threshold(submodel, num_submodels) >= 1.0
+
+    def _threshold(self, submodel: int, num_submodels: int) -> float:
         if submodel >= num_submodels - 1 or submodel >= len(self.exit_thresholds):
-            return False
-        return confidence < self.exit_thresholds[submodel]
+            return 0.0
+        return self.exit_thresholds[submodel]
 
     def width_at(self, level: int) -> int:
         """Guesses at a level of the spine, 0 being the one behind the root."""

@@ -29,7 +29,8 @@ class CostModel:
 
     draft_s: a draft step by (layers, rows), rows being positions of one or several texts that run
     together. forward_s: a target forward by (texts, tokens of each). prefill_s: a forward over a
-    prompt of so many tokens. hop_s: a call of the draft and its answer, beside the steps.
+    prompt of so many tokens. hop_s: a call of the draft and its answer, beside the steps. head_s:
+    of a draft step, the part that scores one exit, by rows; none: it is not known, and taken for 0.
     Missing sizes are filled in, see `Surface`. Raises ValueError if that is not possible.
     """
 
@@ -38,9 +39,11 @@ class CostModel:
     prefill_s: Mapping[int, float]
     hop_s: float
     origin: Provenance
+    head_s: Mapping[int, float] = field(default_factory=dict)
     _draft: Surface = field(init=False, repr=False, compare=False)
     _forward: Surface = field(init=False, repr=False, compare=False)
     _prefill: Surface = field(init=False, repr=False, compare=False)
+    _head: Surface | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.hop_s < math.inf:
@@ -51,6 +54,8 @@ class CostModel:
             "_forward": _named("forward", self.forward_s),
             "_prefill": _named("prefill", {(1, 1): self.forward_s[1, 1], **prompts}),
         }
+        heads = {(rows, 1): seconds for rows, seconds in self.head_s.items()}
+        object.__setattr__(self, "_head", _named("head", heads) if heads else None)
         for name, surface in surfaces.items():
             object.__setattr__(self, name, surface)  # frozen
 
@@ -66,6 +71,10 @@ class CostModel:
         """Seconds of a forward over so many tokens of one prompt, alone."""
         return self._prefill.at(tokens, 1)
 
+    def head(self, rows: float) -> float:
+        """Seconds of scoring one exit, a part of what `draft` tells."""
+        return 0.0 if self._head is None else self._head.at(rows, 1)
+
     @property
     def layers(self) -> tuple[int, ...]:
         """Exit layers that were measured, shallowest first."""
@@ -78,6 +87,7 @@ class CostModel:
             "forward_ms": _nested(self.forward_s),
             "prefill_ms": {str(n): 1e3 * s for n, s in sorted(self.prefill_s.items())},
             "hop_ms": 1e3 * self.hop_s,
+            "head_ms": {str(n): 1e3 * s for n, s in sorted(self.head_s.items())},
             "origin": asdict(self.origin),
         }
 
@@ -87,7 +97,7 @@ class CostModel:
         if not isinstance(tree, Mapping):
             raise ValueError("costs: expected a mapping")
         wanted = {"draft_ms", "forward_ms", "prefill_ms", "hop_ms", "origin"}
-        if odd := sorted(wanted ^ set(tree)):
+        if odd := sorted(wanted ^ (set(tree) - {"head_ms"})):  # younger than version 1 of the file
             raise ValueError(f"costs: {odd[0]}: {'missing' if odd[0] in wanted else 'unknown key'}")
         try:
             return cls(
@@ -96,6 +106,7 @@ class CostModel:
                 {int(tokens): float(ms) / 1e3 for tokens, ms in tree["prefill_ms"].items()},
                 float(tree["hop_ms"]) / 1e3,
                 Provenance(**tree["origin"]),
+                {int(rows): float(ms) / 1e3 for rows, ms in tree.get("head_ms", {}).items()},
             )
         except (AttributeError, TypeError, KeyError) as error:
             raise ValueError(f"costs: {type(error).__name__}: {error}") from None

@@ -90,19 +90,22 @@ def round_s(candidate: Candidate, costs: CostModel, rows: int) -> float:
 
 def draft_s(candidate: Candidate, costs: CostModel, rows: int) -> float:
     """Mean seconds that a round of so many texts waits for its proposals."""
-    steps_s = sum(_step_s(level, costs, rows) for level in candidate.levels)
+    steps_s = sum(_step_s(candidate.plan, level, costs, rows) for level in candidate.levels)
     return _some(candidate.asked, rows) * costs.hop_s + steps_s
 
 
-def _step_s(level: DraftLevel, costs: CostModel, rows: int) -> float:
-    """One step of the batch: a group of layers runs over the rows that go so deep, if any do."""
+def _step_s(plan: Plan, level: DraftLevel, costs: CostModel, rows: int) -> float:
+    """One step of the batch: a group of layers runs over the rows that go so deep, if any do, and
+    its exit is scored, unless the plan passes it by."""
     seconds, above = 0.0, 0
-    for layers in sorted(level.shares):
+    for submodel, layers in enumerate(exits := sorted(level.shares)):
         some = _some(level.shares[layers], rows)
         if some > 0:
             positions = rows * level.positions[layers] / some
             whole_s = costs.draft(layers, positions)
             seconds += some * (whole_s - (costs.draft(above, positions) if above else 0.0))
+            if plan.always_goes_deeper(submodel, len(exits)):
+                seconds -= some * costs.head(rows * level.shares[layers] / some)
         above = layers
     return seconds
 

@@ -117,47 +117,56 @@ def replay(plan: Plan, traces: Iterable[Trace], max_debt: int = 64) -> list[Roun
     The draft is taken to have read the prompt before the first round. max_debt: the config's.
     """
     experience = Experience()
-    return [_Text(plan, trace, experience, max_debt).write() for trace in traces]
+    found = []
+    for trace in traces:
+        text = Rewriting(trace, experience, max_debt)
+        while not text.is_over:
+            text.round(plan)
+        found.append(text.rounds)
+    return found
 
 
-class _Text:
-    """One text under way."""
+class Rewriting:
+    """A recorded text that is written once more, round by round."""
 
-    def __init__(self, plan: Plan, trace: Trace, experience: Experience, max_debt: int) -> None:
-        self._plan = plan
+    def __init__(self, trace: Trace, experience: Experience, max_debt: int = 64) -> None:
+        """experience: of tier 0, which learns from text to text."""
         self._trace = trace
         self._experience = experience
         self._max_debt = max_debt
         self._written = 1
         self._fill = [len(trace.prompt_ids)] * len(trace.exit_layers)
-        self._rounds = Rounds()
+        self.rounds = Rounds()
 
-    def write(self) -> Rounds:
-        length = len(self._trace.output_ids)
-        while self._written < length:
-            nodes = accepted = 0
-            # With one token left, a guess could save no forward.
-            if self._plan.max_proposal > 0 and self._remaining > 1:
-                nodes, accepted = self._by_tier0() or self._by_draft()
-            committed = min(accepted + 1, length - self._written)
-            self._rounds.rounds += 1
-            self._rounds.committed += committed
-            self._rounds.nodes[nodes] += 1
-            self._written += committed
-        return self._rounds
+    @property
+    def is_over(self) -> bool:
+        """Whether all of it is written."""
+        return self._written >= len(self._trace.output_ids)
+
+    def round(self, plan: Plan) -> int:
+        """One round under a plan. -> the accepted guesses"""
+        nodes = accepted = 0
+        # With one token left, a guess could save no forward.
+        if plan.max_proposal > 0 and self._remaining > 1:
+            nodes, accepted = self._by_tier0(plan) or self._by_draft(plan)
+        committed = min(accepted + 1, len(self._trace.output_ids) - self._written)
+        self.rounds.rounds += 1
+        self.rounds.committed += committed
+        self.rounds.nodes[nodes] += 1
+        self._written += committed
+        return accepted
 
     @property
     def _remaining(self) -> int:
         return self._trace.max_tokens - self._written
 
-    @property
-    def _deepest(self) -> int:
+    def _deepest(self, plan: Plan) -> int:
         """Levels that the target would take."""
-        return min(self._plan.max_proposal, self._remaining - 1)
+        return min(plan.max_proposal, self._remaining - 1)
 
-    def _by_tier0(self) -> tuple[int, int] | None:
+    def _by_tier0(self, plan: Plan) -> tuple[int, int] | None:
         """Nodes and accepted ones of a proposal of tier 0; None where the draft is asked."""
-        plan, trace = self._plan, self._trace
+        trace = self._trace
         found = trace.lookup(plan.min_match, self._written) if plan.min_match else None
         if found is None:
             return None
@@ -168,7 +177,7 @@ class _Text:
             count -= 1
         if count == 0 or not self._experience.prefers(confidence, count):
             return None
-        kept = guesses[: min(count, self._deepest)]
+        kept = guesses[: min(count, self._deepest(plan))]
         end = next((n for n, token in enumerate(kept, 1) if token in trace.end_ids), len(kept))
         kept = kept[:end]
         accepted = 0
@@ -179,15 +188,15 @@ class _Text:
         self._experience.learn(match, len(kept), accepted)
         return len(kept), accepted
 
-    def _by_draft(self) -> tuple[int, int]:
+    def _by_draft(self, plan: Plan) -> tuple[int, int]:
         """Nodes and accepted ones of a proposal of the draft."""
-        plan, trace = self._plan, self._trace
+        trace = self._trace
         length = len(trace.prompt_ids) + self._written
         nodes = drafted = accepted = level = spine = 0
         path, alive, held_back = 1.0, True, False
         while level < plan.max_proposal and level < self._remaining:
             place = min(self._written - 1 + level, len(trace.spots) - 1)
-            exit_, held = self._climb(level, length + level, trace.spots[place])
+            exit_, held = self._climb(plan, level, length + level, trace.spots[place])
             held_back |= held
             spot = trace.spots[place][exit_]
             path *= spot.confidence
@@ -196,7 +205,7 @@ class _Text:
             width = plan.width_at(level)
             width = width if drafted + width <= MAX_TREE_NODES else 1
             drafted += width
-            if level < self._deepest:
+            if level < self._deepest(plan):
                 nodes += width
                 alive = alive and self._written + level < len(trace.output_ids)
                 if alive and 0 <= spot.rank < width:
@@ -213,15 +222,17 @@ class _Text:
             self._experience.learn_draft(accepted)
         return nodes, accepted
 
-    def _climb(self, level: int, length: int, spots: Sequence[Spot]) -> tuple[int, bool]:
+    def _climb(
+        self, plan: Plan, level: int, length: int, spots: Sequence[Spot]
+    ) -> tuple[int, bool]:
         """Run the groups that the cascade wants at a level. -> the exit that speaks, and whether a
         deeper one should have, but lags too far behind."""
-        layers, rounds = self._trace.exit_layers, self._rounds
+        layers, rounds = self._trace.exit_layers, self.rounds
         for exit_, spot in enumerate(spots):
             rounds.shares[level, layers[exit_]] += 1
             rounds.positions[level, layers[exit_]] += length - self._fill[exit_]
             self._fill[exit_] = length
-            if not self._plan.goes_deeper(exit_, spot.confidence, len(layers)):
+            if not plan.goes_deeper(exit_, spot.confidence, len(layers)):
                 return exit_, False
             if length - self._fill[exit_ + 1] > self._max_debt:
                 return exit_, True

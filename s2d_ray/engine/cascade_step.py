@@ -55,17 +55,29 @@ class CascadeStep:
                 return
             deeper = []
             for row, guesses in zip(climbing, self._run_submodel(submodel, climbing), strict=True):
-                confidence = guesses[0].confidence
-                if not row.request.plan.goes_deeper(submodel, confidence, self._num_groups):
-                    yield row, Level(submodel, guesses)
-                elif row.session.debt(submodel + 1) > self._max_debt:
-                    yield row, Level(submodel, guesses, held_back=True)
-                else:
+                plan = row.request.plan
+                goes_on = not guesses or plan.goes_deeper(
+                    submodel, guesses[0].confidence, self._num_groups
+                )
+                if goes_on and not self._is_late(row, submodel):
                     deeper.append(row)
+                else:
+                    yield row, Level(submodel, guesses, held_back=goes_on)
             climbing = deeper
 
+    def _is_late(self, row: Drafted, submodel: int) -> bool:
+        """Whether the layers behind a sub-model lag too far behind to be asked."""
+        is_last = submodel == self._num_groups - 1
+        return not is_last and row.session.debt(submodel + 1) > self._max_debt
+
+    def _passes(self, row: Drafted, submodel: int) -> bool:
+        """Whether a row climbs on whatever the sub-model would say."""
+        always = row.request.plan.always_goes_deeper(submodel, self._num_groups)
+        return always and not self._is_late(row, submodel)
+
     def _run_submodel(self, submodel: int, rows: Sequence[Drafted]) -> list[tuple[Guess, ...]]:
-        """Bring one layer group up to date for some rows and score their last positions."""
+        """Bring one layer group up to date for some rows, and score the last positions of those
+        that may stay; the others have no guesses."""
         segments, token_ids = [], []
         for row in rows:
             session = row.session
@@ -76,8 +88,13 @@ class CascadeStep:
             if submodel > 0 and segments[-1].num_rows > 1:
                 self._counters["caught_up_positions"] += segments[-1].num_rows - 1
         hidden = self._network.run_group(submodel, token_ids, segments)
-        logits = self._network.exit_logits(submodel, hidden)
-        return [self._guesses(row, scores) for row, scores in zip(rows, logits, strict=True)]
+        guesses: list[tuple[Guess, ...]] = [()] * len(rows)
+        asked = [place for place, row in enumerate(rows) if not self._passes(row, submodel)]
+        if asked:
+            logits = self._network.exit_logits(submodel, hidden[asked])
+            for place, scores in zip(asked, logits, strict=True):
+                guesses[place] = self._guesses(rows[place], scores)
+        return guesses
 
     def _guesses(self, row: Drafted, logits: Tensor) -> tuple[Guess, ...]:
         """The likeliest tokens under the noise the target will draw with. logits [head_size].

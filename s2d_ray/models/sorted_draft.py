@@ -145,10 +145,11 @@ class DraftNetwork:
         self.device: torch.device = parameter.device
         self.dtype: torch.dtype = parameter.dtype
         self.exit_layers = draft.exit_layers
+        self.hidden_size: int = draft.config.hidden_size
         self.head_ids = draft.head_ids
         self.pool: KVPool = make_pool(draft.trunk, cache_tokens, self.dtype)
         num_slots = self.pool.allocator.num_blocks * BLOCK
-        shape = (draft.num_submodels - 1, num_slots, draft.config.hidden_size)
+        shape = (draft.num_submodels - 1, num_slots, self.hidden_size)
         self._states = lazy_zeros(shape, self.dtype, self.device)
 
     @torch.inference_mode()

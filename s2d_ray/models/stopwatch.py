@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from statistics import median
 from typing import Any, TypeVar
 
@@ -128,6 +129,15 @@ def draft_steps(
         for depth, layer in enumerate(network.exit_layers)
         for rows in counts
     }
+
+
+def draft_heads(network: DraftNetwork, counts: Sequence[int]) -> Calls:
+    """Scores of so many rows at the deepest exit, by rows."""
+    deepest = len(network.exit_layers) - 1
+    hidden = torch.ones(
+        max(counts), network.hidden_size, dtype=network.dtype, device=network.device
+    )
+    return {count: partial(network.exit_logits, deepest, hidden[:count]) for count in counts}
 
 
 def ids_of(vocab_size: int, length: int) -> list[int]:

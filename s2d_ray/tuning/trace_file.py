@@ -34,29 +34,35 @@ class TraceFile(LineFile[Traced]):
     """The traces of the run in `folder`. settings: what they depend on. Raises DataError."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        super().__init__(folder, TRACES, settings, _traced)
+        super().__init__(folder, TRACES, settings, traced)
 
     def plain(self, item: Traced) -> dict[str, Any]:
-        """Guesses as three tables [positions][exits]."""
-        trace = item.trace
-        spots = trace.spots
-        return {
-            "target": item.target,
-            "prompt": item.prompt,
-            "task": item.task,
-            "exit_layers": trace.exit_layers,
-            "prompt_ids": trace.prompt_ids,
-            "output_ids": trace.output_ids,
-            "max_tokens": trace.max_tokens,
-            "temperature": trace.temperature,
-            "end_ids": trace.end_ids,
-            "confidence": [[spot.confidence for spot in each] for each in spots],
-            "rank": [[spot.rank for spot in each] for each in spots],
-            "ends": [[int(spot.ends) for spot in each] for each in spots],
-        }
+        """One line."""
+        return plain(item)
 
 
-def _traced(tree: dict[str, Any]) -> Traced:
+def plain(item: Traced) -> dict[str, Any]:
+    """Guesses as three tables [positions][exits]."""
+    trace = item.trace
+    spots = trace.spots
+    return {
+        "target": item.target,
+        "prompt": item.prompt,
+        "task": item.task,
+        "exit_layers": trace.exit_layers,
+        "prompt_ids": trace.prompt_ids,
+        "output_ids": trace.output_ids,
+        "max_tokens": trace.max_tokens,
+        "temperature": trace.temperature,
+        "end_ids": trace.end_ids,
+        "confidence": [[spot.confidence for spot in each] for each in spots],
+        "rank": [[spot.rank for spot in each] for each in spots],
+        "ends": [[int(spot.ends) for spot in each] for each in spots],
+    }
+
+
+def traced(tree: dict[str, Any]) -> Traced:
+    """The opposite of `plain`. Raises ValueError, TypeError or KeyError."""
     tables = [tree.pop(name) for name in ("confidence", "rank", "ends")]
     spots = [
         [Spot(c, r, bool(e)) for c, r, e in zip(*rows, strict=True)]
@@ -75,7 +81,7 @@ def read_traces(folder: Path) -> list[tuple[str, str, Trace]]:
     path = folder / TRACES
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        found = [_traced(json.loads(line)) for line in lines]
+        found = [traced(json.loads(line)) for line in lines]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}; run `s2d calibrate`") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -53,12 +53,13 @@ def test_raising_a_threshold_never_makes_an_exit_shallower(
 def test_the_exit_is_the_first_that_reaches_its_threshold(
     confidences: list[float], given_thresholds: tuple[float, ...]
 ) -> None:
-    """The rule as a sentence, missing thresholds as 0 and the deepest as a last resort."""
+    """The rule as a sentence, missing thresholds as 0 and the deepest as a last resort. At 1 there
+    is no staying, not even for the certain: what an exit says is then never asked."""
     padded = (*given_thresholds, *(0.0,) * len(confidences))
     reaches = [
         submodel
         for submodel, confidence in enumerate(confidences[:-1])
-        if confidence >= padded[submodel]
+        if confidence >= padded[submodel] and padded[submodel] < 1
     ]
     expected = min(reaches, default=len(confidences) - 1)
     assert exit_of(Plan(exit_thresholds=given_thresholds), confidences) == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,7 +66,26 @@ def test_points_that_say_nothing_are_refused(points: dict[tuple[int, int], float
 
 
 def test_costs_survive_json() -> None:
-    assert CostModel.from_json(json.loads(json.dumps(COSTS.to_json()))) == COSTS
+    for costs in (COSTS, replace(COSTS, head_s={1: 0.25, 4: 0.5})):
+        assert CostModel.from_json(json.loads(json.dumps(costs.to_json()))) == costs
+
+
+def test_costs_that_do_not_tell_a_head_s_are_read() -> None:
+    tree = COSTS.to_json()
+    del tree["head_ms"]
+    assert CostModel.from_json(tree) == COSTS
+
+
+def test_an_exit_that_a_plan_passes_by_is_not_scored() -> None:
+    """At a threshold of 1; the deepest one always speaks."""
+    costs = replace(COSTS, head_s={1: 0.25, 4: 0.5})
+    passing, asking = (
+        replace(fixed(2, 4, 2.5), plan=Plan((threshold,), max_proposal=2))
+        for threshold in (1.0, 0.9)
+    )
+    assert round_s(asking, costs, 1) == round_s(asking, COSTS, 1)
+    assert round_s(passing, costs, 1) == pytest.approx(round_s(asking, costs, 1) - 2 * 0.25)
+    assert round_s(passing, costs, 4) == pytest.approx(round_s(asking, costs, 4) - 2 * 0.5)
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,8 @@ def test_interleaved_sessions_guess_what_each_would_alone_under_eviction_and_los
 
 
 def test_rows_of_one_step_leave_at_their_own_depth(decoder: Any) -> None:
-    """One step drafts a token for three rows; groups run only the rows that climb that far."""
+    """One step drafts a token for three rows; groups run only the rows that climb that far, and
+    exits are scored only for those that may stay."""
     engine, network = make_engine(decoder)
     rows = [
         story("x", plan=replace(SHALLOW, max_proposal=1)),
@@ -197,6 +198,7 @@ def test_rows_of_one_step_leave_at_their_own_depth(decoder: Any) -> None:
     replies = Targets(engine).ask(*rows)
     assert [reply.drafted_by for reply in replies] == [(2,), (4,), (6,)]
     assert [(group, len(segments)) for group, segments in network.runs] == [(0, 3), (1, 2), (2, 1)]
+    assert network.heads == [(0, 1), (1, 1), (2, 1)]
     assert engine.counters["steps"] == 1
 
 
