@@ -1,7 +1,8 @@
-"""What it costs a router to observe a request: `python -m tests.observing`, without Ray.
+"""What it costs to observe: `python -m tests.observing`, without Ray.
 
-Microseconds of CPU time, the least of seven rounds, of a request whose events come at once: what
-the watch and the sums take, without Ray's own histograms and without the line of the log.
+Microseconds of CPU time, the least of seven rounds. Of a request whose events come at once: what
+the watch and the sums take in a router, without Ray's own histograms and without the line of the
+log. Of a round of a text: what counting its guesses takes in a target.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import partial
 
+from s2d_ray.core.calibration import DEPTHS, AcceptanceModel, CalibrationMap, Knot
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.params import SamplingParams
+from s2d_ray.core.proposals import Proposal
+from s2d_ray.engine.guesses import Guesses, Origin
 from s2d_ray.engine.messages import (
     Delta,
     Event,
@@ -30,6 +34,7 @@ from s2d_ray.serve.request_watch import RequestWatch
 from s2d_ray.serve.router_metrics import RouterTeller
 
 ROUNDS, REQUESTS = 7, 1_000
+NUM_GUESSES = 4
 REQUEST = GenerateRequest("r", TextPrompt("x"), SamplingParams(seed=1), Plan())
 
 
@@ -74,7 +79,23 @@ async def main() -> None:
         events = script(num_tokens)
         bare = await microseconds(partial(run, OpenTicket(), events))
         whole = await microseconds(partial(observed, events))
-        print(f"{num_tokens} tokens: {whole - bare:.0f} µs, of {whole:.0f} µs in all")
+        print(f"a request of {num_tokens} tokens: {whole - bare:.0f} µs")
+    print(f"a round of {NUM_GUESSES} guesses: {await microseconds(counted()):.1f} µs")
+
+
+def counted() -> Callable[[], Awaitable[None]]:
+    """A round of a chain of guesses, half of them right, in a target with calibration maps."""
+    knots = tuple(Knot(at / 50, at / 50, 0.0, 1.0, 9.0) for at in range(50))
+    maps = tuple(CalibrationMap(4, 0.0, depth, knots) for depth in DEPTHS)
+    guesses, origin = Guesses(), Origin(4, 0.7, 0)
+    guesses.go_by({"chat": AcceptanceModel(maps)})
+    chain = Proposal.chain(range(NUM_GUESSES))
+    path = tuple(range(1, 1 + NUM_GUESSES // 2))
+
+    async def take() -> None:
+        guesses.take(REQUEST, chain, (origin,) * NUM_GUESSES, path, 1 + len(path))
+
+    return take
 
 
 if __name__ == "__main__":

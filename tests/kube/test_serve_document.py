@@ -102,7 +102,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "http": HTTP,
         "draft": {"base": "hub:a/b", "exit_layers": [2, 4]},
         "targets": {"a": {"model": "folder", "placement": "p"}},
-        "telemetry": {"log_format": "json", "traces": "otlp", "otlp_endpoint": "http://c/v1/traces"},
+        "telemetry": {
+            "log_format": "json",
+            "traces": "otlp",
+            "otlp_endpoint": "http://c/v1/traces",
+        },
     },
     "texts that YAML might read otherwise": {
         "http": HTTP,
