@@ -21,9 +21,11 @@ from s2d_ray.policy.limits import Refusal
 from s2d_ray.serve.ingress import build_app
 from s2d_ray.serve.ledger import LedgerReplica
 from s2d_ray.serve.ledger_messages import Sync
+from s2d_ray.serve.request_watch import Observer
 from s2d_ray.serve.tenant_gate import TenantGate
 from s2d_ray.tenants import TenantsFile, load_tenants, rotated, save_tenants, with_owner
 from tests.fakes_http import FakeBackend
+from tests.metering import Told
 
 CHAT = "/v1/chat/completions"
 MAX_OPEN = 100
@@ -83,7 +85,7 @@ class Site:
         self.prints = prints
         self.slots = {"tiny": slots, "tiny-int8": slots}
         self.line = Line(None)
-        self.reported: dict[str, float] = {}
+        self.told = Told()
         self.apps: list[FastAPI] = []
         self._ledgers: list[LedgerReplica] = []
         self._gates: list[TenantGate] = []
@@ -94,7 +96,7 @@ class Site:
             "state_dir": str(self.state),
             "usage_to_stdout": self.prints,
         }
-        ledger = LedgerReplica(config, MAX_OPEN, lambda: self.slots, self.reported.update)
+        ledger = LedgerReplica(config, MAX_OPEN, lambda: self.slots, self.told.meter)
         self._ledgers.append(ledger)
         self.line.ledger = ledger
         return ledger
@@ -113,11 +115,12 @@ class Site:
         max_wait_s: float = 30.0,
         local_texts: int = 0,
         http: HttpConfig | None = None,
+        observer: Observer | None = None,
     ) -> httpx.AsyncClient:
         """A client of one more router."""
         gate = TenantGate(self.line, max_wait_s, local_texts)
         self._gates.append(gate)
-        app = build_app(backend, http or HttpConfig(), gate)
+        app = build_app(backend, http or HttpConfig(), gate, observer=observer)
         self.apps.append(app)
         return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
 

@@ -14,6 +14,7 @@ from s2d_ray.config.routing import PlanRow, RoutedTarget, RoutingConfig
 from s2d_ray.config.scaling import BY_REQUESTS, BY_TOKENS, PUSH_INTERVAL_S, AutoscalingConfig
 from s2d_ray.config.section import Section, as_written, check_section, parse_section
 from s2d_ray.config.target import PLACEMENT_NAME, SPARE_REQUESTS, SURGE_PERCENT, TargetConfig
+from s2d_ray.config.telemetry import LogFormat, TelemetryConfig, Traces
 from s2d_ray.config.tenancy import TenancyConfig
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "DraftConfig",
     "EngineConfig",
     "HttpConfig",
+    "LogFormat",
     "MAX_PROPOSAL",
     "MAX_TREE_WIDTH",
     "PLACEMENT_NAME",
@@ -41,7 +43,9 @@ __all__ = [
     "SURGE_PERCENT",
     "Section",
     "TargetConfig",
+    "TelemetryConfig",
     "TenancyConfig",
+    "Traces",
     "as_written",
     "check_section",
     "load_config",

@@ -16,6 +16,7 @@ from s2d_ray.config.plan import PlanConfig
 from s2d_ray.config.routing import RoutingConfig
 from s2d_ray.config.section import Section, parse_section
 from s2d_ray.config.target import TARGET_NAME, TARGET_NAME_IN_WORDS, TargetConfig
+from s2d_ray.config.telemetry import TelemetryConfig
 from s2d_ray.config.tenancy import TenancyConfig
 from s2d_ray.errors import ConfigError
 
@@ -46,6 +47,8 @@ class AppConfig(Section):
         description="The plan file of `s2d calibrate`, for requests that no row of the plan table "
         "fits; watched.",
     )
+
+    telemetry: TelemetryConfig = Field(TelemetryConfig(), description="Logs and traces.")
 
     def models_at(self, place: str | None = None) -> list[str]:
         """Sources of all models, each once; with a place, those of a placement or of `draft`."""

@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 COLD = 0.0
@@ -59,8 +60,11 @@ class CalibrationMap:
 
     def at(self, confidence: float) -> Knot:
         """What is known of guesses of such a confidence."""
-        places = [knot.confidence for knot in self.knots]
-        return self.knots[max(0, bisect_right(places, confidence) - 1)]
+        return self.knots[max(0, bisect_right(self._places, confidence) - 1)]
+
+    @cached_property
+    def _places(self) -> list[float]:
+        return [knot.confidence for knot in self.knots]
 
     def threshold_for(self, chance: float) -> float:
         """The confidence below which P(accepted) is less than `chance`; 1 if it always is."""

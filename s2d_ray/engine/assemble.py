@@ -15,7 +15,7 @@ from s2d_ray.engine.messages import ChatPrompt, GenerateRequest, Prompt, TextPro
 from s2d_ray.engine.protocol import Proposer
 from s2d_ray.engine.steering import Steering
 from s2d_ray.engine.target_batch import Limits, TargetBatch
-from s2d_ray.engine.target_engine import EngineStatus, Publish
+from s2d_ray.engine.target_engine import EngineStatus, Figures, Publish
 from s2d_ray.engine.target_loop import TargetLoop, Turn
 from s2d_ray.errors import ModelError, RequestError
 from s2d_ray.models import draft_files
@@ -78,11 +78,29 @@ class Target:
             {**self.batch.counters, **self.loop.steering.counters},
             self.batch.fingerprint,
             self.loop.steering.state(),
+            self._figures(),
         )
 
     def stop(self) -> None:
         """See `TargetEngine`."""
         self.loop.stop()
+
+    def _figures(self) -> Figures:
+        batch, num_waiting = self.batch, self.batch.num_waiting
+        blocks = {
+            "used": batch.num_used_blocks,
+            "kept": batch.num_held_blocks,
+            "total": batch.num_blocks,
+        }
+        return Figures(
+            num_waiting=num_waiting,
+            num_running=max(0, batch.queue_depth - num_waiting),  # the thread goes on meanwhile
+            kv_tokens={state: BLOCK * count for state, count in blocks.items()},
+            drafted=batch.guesses.drafted.copy(),
+            accepted=batch.guesses.accepted.copy(),
+            calibration_errors=batch.guesses.errors(),
+            plans=self.loop.steering.plans(),
+        )
 
     def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, ChatPrompt):
@@ -110,6 +128,7 @@ def make_target(
     steering: Steering | None = None,
 ) -> Target:
     """Load a checkpoint as a target. Raises ModelError naming what cannot be used."""
+    steering = steering or Steering()
     text = Text(folder)
     device = choose_device(config.device)
     cache_tokens = _cache_tokens(
@@ -140,6 +159,7 @@ def make_target(
         lambda sampling: TextStream(text, sampling.stop, sampling.min_tokens),
         replica,
         fingerprint_of_target(config, folder, device, bitwise_exact=exact),
+        steering.guesses,
     )
     loop = TargetLoop(
         batch, model, proposer, turn=turn, num_threads=config.num_threads, steering=steering

@@ -37,6 +37,7 @@ class DraftLoop:
         )
         self._answers: dict[tuple[str, int], Answer] = {}
         self._stopping = False
+        self._busy_s = 0.0
         self._busy_since_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="draft-loop", daemon=True)
 
@@ -63,8 +64,12 @@ class DraftLoop:
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def counters(self) -> dict[str, int]:
-        """A copy of the engine's counters, with the sessions it holds now."""
-        return {**self._engine.counters, "sessions": self._engine.num_sessions}
+        """A copy of the engine's counters, the sessions it holds now, and how long it computed."""
+        return {
+            **self._engine.counters,
+            "sessions": self._engine.num_sessions,
+            "busy_microseconds": round(1e6 * self._busy_s),
+        }
 
     def _run(self) -> None:
         if self._num_threads:
@@ -105,6 +110,7 @@ class DraftLoop:
                     raise  # the thread ends, and the manager makes another draft
                 logger.warning("no memory for a step, the draft's cache is emptied: %s", error)
                 self._engine.give_up()
+            self._busy_s += time.monotonic() - started_s
         self._engine.note_step_cost(time.monotonic() - self._busy_since_s)
         self._busy_since_s = None
 

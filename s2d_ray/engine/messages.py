@@ -54,6 +54,21 @@ Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
 @dataclass(frozen=True)
+class Tag:
+    """Whom a text is for, in logs and traces; nothing depends on it.
+
+    request_id: of the HTTP request, which may ask for many texts. tenant: "-" where nobody is asked
+    for a key. attempt: replicas that this text was tried on before. traceparent: of the span that
+    it is written in, as W3C's header has it; empty: it is not traced.
+    """
+
+    request_id: str = ""
+    tenant: str = "-"
+    attempt: int = 0
+    traceparent: str = ""
+
+
+@dataclass(frozen=True)
 class GenerateRequest:
     """One text to be written, checked, on its way to a target replica.
 
@@ -74,6 +89,7 @@ class GenerateRequest:
     task: str = ""
     fixed: frozenset[str] = frozenset()
     resume: Resume | None = None
+    tag: Tag = Tag()
 
     @property
     def insists(self) -> bool:

@@ -58,7 +58,8 @@ class PrefixCache:
     @property
     def num_held_blocks(self) -> int:
         """Blocks of ended texts, given up as soon as somebody needs them."""
-        return sum(lender.run.num_slots for lender in self._held) // BLOCK
+        held = tuple(self._held)  # another thread may ask
+        return sum(lender.run.num_slots for lender in held) // BLOCK
 
     @property
     def num_available_blocks(self) -> int:

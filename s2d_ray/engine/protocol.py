@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from s2d_ray.core.cascade import Plan
+from s2d_ray.engine.messages import Tag
 
 PROTOCOL_VERSION = 2
 
@@ -46,7 +47,7 @@ class ProposeRow:
     committed length = base + len(token_ids); digest covers all committed ids. max_length bounds the
     text (prompt + output cap), so that the draft reserves its cache once. logit_bias and banned are
     hints of what the target will add to its scores, and of ids it will not draw now. salt: texts of
-    another salt must not profit from what this one computes.
+    another salt must not profit from what this one computes. tag: of a traced text alone.
     """
 
     draft_session: str
@@ -60,6 +61,7 @@ class ProposeRow:
     logit_bias: tuple[tuple[int, float], ...] = ()
     banned: tuple[int, ...] = ()
     salt: str = ""
+    tag: Tag | None = None
 
     @property
     def at_length(self) -> int:

@@ -41,7 +41,7 @@ class Schedule:
         self._max_batch = max_batch
         self._num_fitting = max_batch
         self._counters = counters
-        self._fits = allocator.fits
+        self._allocator = allocator
         self._cache = PrefixCache(allocator, counters, enabled=prefix_cache)
 
     def __len__(self) -> int:
@@ -56,9 +56,19 @@ class Schedule:
         """Blocks of the prefix cache that running texts may take at any time."""
         return self._cache.num_held_blocks
 
+    @property
+    def num_blocks(self) -> int:
+        """All blocks."""
+        return self._allocator.num_blocks
+
+    @property
+    def num_used_blocks(self) -> int:
+        """Blocks of running texts."""
+        return self.num_blocks - self._cache.num_available_blocks
+
     def fits(self, num_tokens: int) -> bool:
         """Whether a text of this length could ever run."""
-        return self._fits(num_tokens)
+        return self._allocator.fits(num_tokens)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence whose `max_length` fits."""

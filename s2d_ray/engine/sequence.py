@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
 from typing import Protocol
 
 from s2d_ray.core.lookup import Match, SuffixIndex
 from s2d_ray.core.proposals import EMPTY, Proposal, Verdict
 from s2d_ray.core.sampling import Past
 from s2d_ray.engine.drawing import Draw, Drawn, Grammar
+from s2d_ray.engine.guesses import Origin
 from s2d_ray.engine.messages import (
     OTHER_FINGERPRINT,
     Delta,
@@ -48,15 +48,6 @@ class TextSink(Protocol):
     def finish(self) -> str: ...
 
     def token_bytes(self, token_id: int) -> bytes: ...
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Whose guess a node of a proposal is; see `protocol.RowReply`."""
-
-    drafted_by: int | None = None
-    confidence: float | None = None
-    rank: int | None = None
 
 
 OWN = Origin()
@@ -107,7 +98,7 @@ class Sequence:
         self._index: SuffixIndex | None = None
         self.draft_base = 0
         self.proposal = EMPTY
-        self._origins: tuple[Origin, ...] = ()
+        self.origins: tuple[Origin, ...] = ()
         self._sink = sink
         self.finish_reason: FinishReason | None = None
         self.tally = Tally()
@@ -157,7 +148,7 @@ class Sequence:
     def preempt(self) -> None:
         """Lose all that is computed, and a proposal that is not verified yet."""
         self.num_lost, self.num_computed = self.num_computed, 0
-        self.proposal, self._origins = EMPTY, ()
+        self.proposal, self.origins = EMPTY, ()
         self.num_preemptions += 1
 
     @property
@@ -201,12 +192,13 @@ class Sequence:
             logit_bias=sampling.logit_bias,
             banned=self._banned(len(self.ids)),
             salt=self.request.cache_salt,
+            tag=self.request.tag if self.request.tag.traceparent else None,
         )
 
     def accept_proposal(self, proposal: Proposal, origins: tuple[Origin, ...]) -> None:
         """Take a checked proposal into the next round; one origin per node."""
         self.proposal = proposal
-        self._origins = origins
+        self.origins = origins
 
     def admissible(self, proposal: Proposal) -> tuple[Proposal, tuple[int, ...]]:
         """The part of a proposal that could be committed, and which nodes it kept.
@@ -270,7 +262,7 @@ class Sequence:
         traces: list[TokenTrace] = []
         for index, row in enumerate((0, *verdict.path)):
             node = verdict.path[index] - 1 if index < len(verdict.path) else None
-            origin = OWN if node is None else self._origins[node]
+            origin = OWN if node is None else self.origins[node]
             if origin.drafted_by is not None and origin.rank is not None:
                 self.tally.accept(origin.drafted_by, origin.rank)
             piece = self._append(drawn[row].token)
@@ -280,7 +272,7 @@ class Sequence:
             if self.finish_reason is not None:
                 break
         self.tally.end_round(max(self.proposal.depths()))
-        self.proposal, self._origins = EMPTY, ()
+        self.proposal, self.origins = EMPTY, ()
         self.num_computed = min(num_held, len(self.ids) - 1)
         return self._events("".join(text) + self._ending(), traces)
 

@@ -13,11 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
+from s2d_ray.core.calibration import AcceptanceModel
 from s2d_ray.core.cascade import Plan
 from s2d_ray.engine.control_group import ControlGroup
 from s2d_ray.engine.controller import Choice, Controller
+from s2d_ray.engine.guesses import Guesses
 from s2d_ray.engine.live_costs import StepWork
 from s2d_ray.engine.messages import GenerateRequest, Mode
 from s2d_ray.engine.protocol import RowStatus
@@ -85,15 +88,23 @@ class Steering:
         self._controller: Controller | None = None
         self._group = ControlGroup(settings.share, random.Random(seed))
         self._now = _Now()
+        self.guesses = Guesses()
         self.counters: Counter[str] = Counter()
 
     def take(self, settings: Settings) -> None:
         """Go by these settings from the next round on."""
         self._settings = settings
 
-    def follow(self, controller: Controller | None) -> None:
-        """Take plans from this controller, from the next round on."""
+    def follow(
+        self,
+        controller: Controller | None,
+        acceptance: Mapping[str, AcceptanceModel] = MappingProxyType({}),
+    ) -> None:
+        """Take plans from this controller, from the next round on. acceptance: by class of task,
+        what it was calibrated by, the first for other classes.
+        """
         self._wanted = controller
+        self.guesses.go_by(acceptance)
 
     def begin(self, running: Iterable[Sequence], *, draft_available: bool) -> None:
         """Before a round: give rows their plans, and say which of them pause."""
@@ -144,6 +155,14 @@ class Steering:
                 for task, by_load in plans.items()
             },
             "benefit": benefit,
+        }
+
+    def plans(self) -> dict[str, dict[int, Plan]]:
+        """The plans in force, by class and load; none without a controller."""
+        plans = {} if self._controller is None else self._controller.plans()
+        return {
+            task: {load: choice.candidate.plan for load, choice in by_load.items()}
+            for task, by_load in plans.items()
         }
 
     def _choose(self, steered: Items[Sequence], num_rows: int) -> Mapping[str, Choice]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from s2d_ray.core.params import SamplingParams
 from s2d_ray.core.proposals import Proposal, verify
 from s2d_ray.engine.drawing import Draw, Drawn, Grammar
+from s2d_ray.engine.guesses import Guesses, Origin
 from s2d_ray.engine.messages import (
     OTHER_FINGERPRINT,
     Event,
@@ -29,7 +30,7 @@ from s2d_ray.engine.protocol import (
     RowStatus,
 )
 from s2d_ray.engine.schedule import Schedule
-from s2d_ray.engine.sequence import Origin, Sequence, TextSink
+from s2d_ray.engine.sequence import Sequence, TextSink
 from s2d_ray.engine.tier0 import Tier0
 from s2d_ray.errors import RequestError, Unavailable
 from s2d_ray.models.attention import Segment
@@ -96,8 +97,11 @@ class TargetBatch:
         make_sink: Callable[[SamplingParams], TextSink],
         replica: str,
         fingerprint: str = "",
+        guesses: Guesses | None = None,
     ) -> None:
+        """guesses: where to count what becomes of them."""
         self.limits = limits
+        self.guesses = guesses or Guesses()
         self._eos = eos_token_ids
         self._make_sink = make_sink
         self._replica = replica
@@ -125,9 +129,24 @@ class TargetBatch:
         return sum(sequence.num_outstanding for sequence in self._schedule)
 
     @property
+    def num_waiting(self) -> int:
+        """Waiting sequences."""
+        return len(self._schedule.waiting)
+
+    @property
     def num_held_blocks(self) -> int:
         """Blocks of the prefix cache that running texts may take at any time."""
         return self._schedule.num_held_blocks
+
+    @property
+    def num_used_blocks(self) -> int:
+        """Blocks of running texts."""
+        return self._schedule.num_used_blocks
+
+    @property
+    def num_blocks(self) -> int:
+        """All blocks."""
+        return self._schedule.num_blocks
 
     @property
     def running(self) -> list[Sequence]:
@@ -359,7 +378,8 @@ class TargetBatch:
             own = drawn[start : start + num_wanted]
             start += num_wanted
             verdict = verify(sequence.proposal, [each.token for each in own])
-            num_drafted = len(sequence.proposal.tokens)
+            proposal, origins = sequence.proposal, sequence.origins
+            num_drafted = len(proposal.tokens)
             before = sequence.tally.accepted_by_rank.copy()
             if len(sequence.ids) == sequence.num_prefill:
                 self._schedule.publish(sequence)
@@ -367,8 +387,12 @@ class TargetBatch:
             told = sequence.emit(verdict, own)
             ranks = sequence.tally.accepted_by_rank - before
             num_accepted = ranks.total()
+            num_committed = len(sequence.ids) - num_before
+            if num_drafted:
+                self.guesses.take(sequence.request, proposal, origins, verdict.path, num_committed)
+            self.counters["output_tokens"] += num_committed
             if was_decoding:
-                num_committed = len(sequence.ids) - num_before
+                self.counters["rounds"] += 1
                 step.rounds.append(Round(sequence, num_drafted, num_accepted, num_committed))
             self.counters["drafted_tokens"] += num_drafted
             self.counters["accepted_tokens"] += num_accepted

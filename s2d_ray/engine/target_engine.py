@@ -6,13 +6,33 @@ depends on request and seed alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from s2d_ray.core.cascade import Plan
+from s2d_ray.engine.guesses import By
 from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Tokens
 
 Publish = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one engine, for metrics; drafted, accepted: see `Guesses`.
+
+    num_waiting, num_running: sequences. kv_tokens: slots by state: used by running texts, kept for
+    common prefixes, total. calibration_errors: see `Guesses.errors`.
+    plans: in force, by class of task and load (texts that it is below).
+    """
+
+    num_waiting: int = 0
+    num_running: int = 0
+    kv_tokens: Mapping[str, int] = field(default_factory=dict)
+    drafted: Mapping[By, int] = field(default_factory=dict)
+    accepted: Mapping[By, int] = field(default_factory=dict)
+    calibration_errors: Mapping[int, float] = field(default_factory=dict)
+    plans: Mapping[str, Mapping[int, Plan]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -33,6 +53,7 @@ class EngineStatus:
     counters: dict[str, int] = field(default_factory=dict)
     fingerprint: str = ""
     control: dict[str, Any] = field(default_factory=dict)
+    figures: Figures = Figures()
 
 
 class TargetEngine(Protocol):

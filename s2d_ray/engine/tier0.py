@@ -6,11 +6,9 @@ from collections import Counter
 
 from s2d_ray.core.lookup import Experience, Match
 from s2d_ray.core.proposals import Proposal
+from s2d_ray.engine.guesses import TIER_0, Origin
 from s2d_ray.engine.messages import Mode
-from s2d_ray.engine.sequence import Origin, Sequence
-
-DRAFTED_BY = 0
-"""What tier 0 is called where sub-models are called by their layers."""
+from s2d_ray.engine.sequence import Sequence
 
 
 class Tier0:
@@ -41,7 +39,7 @@ class Tier0:
         proposal, kept = sequence.admissible(Proposal.chain(guesses))
         if not kept:
             return False
-        sequence.accept_proposal(proposal, (Origin(DRAFTED_BY, confidence, 0),) * len(kept))
+        sequence.accept_proposal(proposal, (Origin(TIER_0, confidence, 0),) * len(kept))
         self._matches[sequence.request.request_id] = match
         self._counters["tier0_proposals"] += 1
         self._counters["tier0_drafted"] += len(kept)

@@ -104,6 +104,10 @@ class Ledger:
         """Granted texts of a target that have not ended."""
         return self._grants.running(target)
 
+    def waiting(self) -> Counter[str]:
+        """Requests that wait, by target."""
+        return Counter(ask.target for ask in self._waiting)
+
     def held(self, target: str) -> Held:
         """What waits for a target and could run if it had room.
 

@@ -5,6 +5,7 @@ Each builder takes its own subtree of the config as arguments, and nothing else:
 restarts this application alone. Annotations stay objects here, for Serve to validate by.
 """
 
+import asyncio
 import logging
 from functools import partial
 from typing import Any
@@ -15,18 +16,22 @@ from pydantic import BaseModel, ValidationError
 from ray import serve
 from ray.serve import Application
 
-from s2d_ray.config import HttpConfig
+from s2d_ray.config import HttpConfig, TelemetryConfig
 from s2d_ray.errors import ConfigError
 from s2d_ray.serve.draft_actor import DraftActor
 from s2d_ray.serve.draft_manager import DraftManager
+from s2d_ray.serve.forever import MOST_TENANTS, TELL_EVERY_S, forever
 from s2d_ray.serve.ingress import build_app
 from s2d_ray.serve.ledger import LedgerReplica
-from s2d_ray.serve.ledger_link import ServeLedger, running_slots, set_gauges
+from s2d_ray.serve.ledger_link import ServeLedger, running_slots
+from s2d_ray.serve.metrics import ray_meter
 from s2d_ray.serve.places import CONTROL, DRAFT, ROUTER, label_of
 from s2d_ray.serve.router import Router
+from s2d_ray.serve.router_metrics import RouterTeller
 from s2d_ray.serve.router_settings import RouterSettings
 from s2d_ray.serve.target import TargetReplica
 from s2d_ray.serve.tenant_gate import TenantGate
+from s2d_ray.serve.tracing import exporter
 
 logger = logging.getLogger("ray.serve")
 
@@ -41,6 +46,7 @@ class TargetArgs(BaseModel):
 
     target: dict[str, Any]
     draft: dict[str, int] | None = None
+    telemetry: dict[str, Any] = {}
 
 
 class DraftArgs(BaseModel):
@@ -48,6 +54,7 @@ class DraftArgs(BaseModel):
 
     draft: dict[str, Any]
     num_gpus: int = 0
+    telemetry: dict[str, Any] = {}
 
 
 class RouterArgs(BaseModel):
@@ -60,6 +67,7 @@ class RouterArgs(BaseModel):
     http: dict[str, Any] = {}
     max_wait_s: float | None = None
     local_texts: int = 0
+    telemetry: dict[str, Any] = {}
 
 
 class LedgerArgs(BaseModel):
@@ -77,10 +85,10 @@ def build_target(args: TargetArgs) -> Application:
         max_constructor_retry_count=CONSTRUCTOR_TRIES,
         graceful_shutdown_wait_loop_s=LOOK_EVERY_S,
     )(TargetReplica)
-    return deployment.bind(args.target, args.draft)
+    return deployment.bind(args.target, args.draft, args.telemetry)
 
 
-def create_draft_actor(config: dict[str, Any], num_gpus: int) -> Any:
+def create_draft_actor(config: dict[str, Any], num_gpus: int, telemetry: dict[str, Any]) -> Any:
     """The draft actor: an ordinary child of whoever creates it."""
     remote: Any = ray.remote  # its types know neither of the two concurrency options
     actor_class = remote(
@@ -90,7 +98,7 @@ def create_draft_actor(config: dict[str, Any], num_gpus: int) -> Any:
         max_concurrency=CALLS_IN_FLIGHT,
         concurrency_groups={"health": 2},
     )(DraftActor)
-    return actor_class.remote(config)
+    return actor_class.remote(config, telemetry)
 
 
 def build_draft(args: DraftArgs) -> Application:
@@ -102,7 +110,8 @@ def build_draft(args: DraftArgs) -> Application:
         graceful_shutdown_wait_loop_s=LOOK_EVERY_S,
         ray_actor_options={"num_cpus": 0, "label_selector": label_of(CONTROL)},
     )(DraftManager)
-    return deployment.bind(args.draft, partial(create_draft_actor, num_gpus=args.num_gpus))
+    create = partial(create_draft_actor, num_gpus=args.num_gpus, telemetry=args.telemetry)
+    return deployment.bind(args.draft, create, ray_meter())
 
 
 class Ingress:
@@ -110,8 +119,11 @@ class Ingress:
 
     def __init__(self, args: RouterArgs) -> None:
         self._args = args
-        self._router = Router()
+        export = exporter(TelemetryConfig.model_validate(args.telemetry), ROUTER)
+        self._teller = RouterTeller(ray_meter(), MOST_TENANTS, export)
+        self._router = Router(self._teller.failed_over)
         self._has_settings = False
+        self._telling: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         args = self._args
@@ -120,13 +132,15 @@ class Ingress:
         if args.max_wait_s is not None:
             gate = TenantGate(ServeLedger(), args.max_wait_s, args.local_texts)
         # Serve's proxy answers x-request-id by itself.
-        return build_app(self._router, http, gate, answers_request_id=False)
+        return build_app(self._router, http, gate, observer=self._teller, answers_request_id=False)
 
     async def reconfigure(self, settings: dict[str, Any]) -> None:
         """Serve hands over a new `user_config`, before the first request and whenever it changes.
 
         Serve would replace a replica that fails here, and its successor would fail too.
         """
+        if self._telling is None:
+            self._telling = asyncio.create_task(forever(TELL_EVERY_S, self._tell))
         try:
             self._router.take(RouterSettings.model_validate(settings))
             self._has_settings = True
@@ -134,6 +148,9 @@ class Ingress:
             if not self._has_settings:
                 raise
             logger.error("the router's settings stay as they were: %s", error)
+
+    async def _tell(self) -> None:
+        self._teller.tell(await self._router.replicas())
 
 
 def build_ledger(args: LedgerArgs) -> Application:
@@ -146,7 +163,7 @@ def build_ledger(args: LedgerArgs) -> Application:
         ray_actor_options={"num_cpus": 0, "label_selector": label_of(CONTROL)},
     )(LedgerReplica)
     slots_of = partial(running_slots, args.batch_slots)
-    return deployment.bind(args.tenancy, args.max_open, slots_of, set_gauges)
+    return deployment.bind(args.tenancy, args.max_open, slots_of, ray_meter())
 
 
 def build_router(args: RouterArgs) -> Application:

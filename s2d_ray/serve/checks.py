@@ -6,12 +6,21 @@ import json
 from pathlib import Path
 from typing import Any
 
-from s2d_ray.config import AppConfig, DraftConfig, PlanConfig, TargetConfig, TenancyConfig
+from s2d_ray.config import (
+    AppConfig,
+    DraftConfig,
+    PlanConfig,
+    TargetConfig,
+    TelemetryConfig,
+    TenancyConfig,
+    Traces,
+)
 from s2d_ray.errors import S2DError
 from s2d_ray.models import draft_files, sources, text
 from s2d_ray.models.kv_budget import LEAST_TOKENS, TokenSize, shortage
 from s2d_ray.models.lineage import hash_of_weights
 from s2d_ray.plan_file import load_plan_file
+from s2d_ray.serve.tracing import OTLP_PACKAGE, has_otlp
 from s2d_ray.tenants import load_tenants
 
 
@@ -20,7 +29,7 @@ def check_config(config: AppConfig) -> list[str]:
 
     A model that is not downloaded yet is checked once it is: `s2d serve` checks again then.
     """
-    troubles: list[str] = []
+    troubles = _telemetry_troubles(config.telemetry)
     fingerprints: dict[str, str] = {}
     for name, target in config.targets.items():
         try:
@@ -40,6 +49,13 @@ def check_config(config: AppConfig) -> list[str]:
         except S2DError as error:
             troubles.append(f"draft: {error.message}")
     return troubles
+
+
+def _telemetry_troubles(telemetry: TelemetryConfig) -> list[str]:
+    """Whether spans can go where they shall."""
+    if telemetry.traces is Traces.OTLP and not has_otlp():
+        return [f"telemetry.traces: otlp needs the package {OTLP_PACKAGE}: pip install it"]
+    return []
 
 
 def _tenancy_troubles(config: AppConfig, tenancy: TenancyConfig) -> list[str]:

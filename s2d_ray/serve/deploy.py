@@ -16,6 +16,7 @@ from s2d_ray.config import (
     AppConfig,
     DraftConfig,
     EngineConfig,
+    LogFormat,
     TargetConfig,
     TenancyConfig,
     as_written,
@@ -47,7 +48,11 @@ def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
                 "name": "draft",
                 "route_prefix": None,
                 "import_path": f"{APPS}:build_draft",
-                "args": {"draft": as_written(config.draft), "num_gpus": gpus},
+                "args": {
+                    "draft": as_written(config.draft),
+                    "num_gpus": gpus,
+                    **_telemetry(config),
+                },
             },
         )
     if config.tenancy is not None:
@@ -72,6 +77,7 @@ def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": config.http.host, "port": config.http.port},
+        **_logging(config),
         "applications": applications,
     }
 
@@ -79,7 +85,8 @@ def render(config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
 def _target(name: str, config: AppConfig, *, cluster_has_gpus: bool) -> dict[str, Any]:
     target = config.targets[name]
     args: dict[str, Any] = {
-        "target": {k: v for k, v in as_written(target).items() if k not in NOT_ARGUMENTS}
+        "target": {k: v for k, v in as_written(target).items() if k not in NOT_ARGUMENTS},
+        **_telemetry(config),
     }
     if config.draft is not None:
         args["draft"] = _deadlines(config.draft)
@@ -123,12 +130,25 @@ def _replicas(target: TargetConfig) -> dict[str, Any]:
 
 def _router_args(config: AppConfig) -> dict[str, Any]:
     args: dict[str, Any] = {
-        "http": {k: v for k, v in as_written(config.http).items() if k not in NOT_ARGUMENTS}
+        "http": {k: v for k, v in as_written(config.http).items() if k not in NOT_ARGUMENTS},
+        **_telemetry(config),
     }
     if config.tenancy is not None:
         args["max_wait_s"] = config.tenancy.max_wait_s
         args["local_texts"] = config.tenancy.local_texts
     return args
+
+
+def _telemetry(config: AppConfig) -> dict[str, Any]:
+    """The argument of every application that logs requests and makes spans of them."""
+    telemetry = as_written(config.telemetry)
+    return {"telemetry": telemetry} if telemetry else {}
+
+
+def _logging(config: AppConfig) -> dict[str, Any]:
+    """How all of Serve logs, if not as it does by itself."""
+    is_json = config.telemetry.log_format is LogFormat.JSON
+    return {"logging_config": {"encoding": "JSON"}} if is_json else {}
 
 
 def _router_settings(config: AppConfig) -> dict[str, Any]:
@@ -201,6 +221,7 @@ def deploy_document(document: dict[str, Any]) -> None:
         serve.start(
             proxy_location=schema.proxy_location,
             http_options={"host": schema.http_options.host, "port": schema.http_options.port},
+            logging_config=schema.logging_config,
         )
     except RayError as error:
         raise RunError(f"Ray Serve did not start: {type(error).__name__} of its proxy") from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from s2d_ray.config import DraftConfig
+from s2d_ray.config import DraftConfig, TelemetryConfig
 from s2d_ray.engine.protocol import PROTOCOL_VERSION
+from s2d_ray.serve.draft_watch import draft_watch, log_as
 from s2d_ray.serve.host import node_id, prepare_process, settle_openmp
 
 if TYPE_CHECKING:
@@ -29,7 +31,10 @@ class DraftHealth:
 class DraftActor:
     """Loads the draft and answers propose calls. Methods never block the event loop."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], telemetry: dict[str, Any]) -> None:
+        log_and_trace = TelemetryConfig.model_validate(telemetry)
+        log_as(log_and_trace.log_format)
+        self._watch = draft_watch(log_and_trace)
         draft_config = DraftConfig.model_validate(config)
         settle_openmp(draft_config.num_threads)
         from s2d_ray.models.draft_files import ensure_draft
@@ -45,7 +50,11 @@ class DraftActor:
 
     async def propose(self, call: ProposeCall) -> ProposeReply:
         """One round of one target replica."""
-        return await asyncio.wrap_future(self._loop.submit(call))
+        started_ns = time.time_ns()
+        reply = await asyncio.wrap_future(self._loop.submit(call))
+        if self._watch is not None:
+            self._watch.answered(call, reply, started_ns)
+        return reply
 
     async def health(self) -> DraftHealth:
         """Called in a concurrency group of its own, so that a busy draft still answers."""

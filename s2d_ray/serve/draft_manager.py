@@ -17,7 +17,10 @@ from typing import Any
 import ray
 
 from s2d_ray.config import DraftConfig
+from s2d_ray.observe.meter import Meter
 from s2d_ray.serve.draft_actor import DraftHealth
+from s2d_ray.serve.draft_metrics import DraftTeller
+from s2d_ray.serve.forever import TELL_EVERY_S, forever
 from s2d_ray.serve.host import node_id
 from s2d_ray.serve.link import DraftLink, DraftStatus
 
@@ -35,7 +38,7 @@ CreateActor = Callable[[dict[str, Any]], Any]
 class DraftManager:
     """Supervises the draft actor: create, watch, kill, create again with backoff, forever."""
 
-    def __init__(self, config: dict[str, Any], create_actor: CreateActor) -> None:
+    def __init__(self, config: dict[str, Any], create_actor: CreateActor, meter: Meter) -> None:
         self._raw_config = config
         self._config = DraftConfig.model_validate(config)
         self._create_actor = create_actor
@@ -43,7 +46,9 @@ class DraftManager:
         self._health: DraftHealth | None = None
         self._num_starts = 0
         self._last_error: str | None = None
+        self._teller = DraftTeller(meter)
         self._supervisor: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
 
     async def draft(self) -> DraftLink | None:
         """The living draft, or None. Targets ask once a second."""
@@ -70,6 +75,11 @@ class DraftManager:
     def _watch_on(self) -> None:
         if self._supervisor is None or self._supervisor.done():
             self._supervisor = asyncio.get_running_loop().create_task(self._supervise())
+        if self._telling is None:
+            self._telling = asyncio.create_task(forever(TELL_EVERY_S, self._tell))
+
+    async def _tell(self) -> None:
+        self._teller.tell(self._num_starts, self._health, is_up=self._link is not None)
 
     async def _supervise(self) -> None:
         backoff_s = FIRST_BACKOFF_S

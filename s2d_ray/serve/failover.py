@@ -101,16 +101,20 @@ class Failover:
             raise Unavailable(f"{MAX_LOSSES} replicas were lost with this request", code=CODE)
         self._attempt += 1
         self._is_admitted = False
-        request_id = f"{self._request.request_id}~{self._attempt}"
+        request = replace(
+            self._request,
+            request_id=f"{self._request.request_id}~{self._attempt}",
+            tag=replace(self._request.tag, attempt=self._attempt),
+        )
         if not self._has_text:
-            return replace(self._request, request_id=request_id)
+            return request
         started, ids = self._started, tuple(self._token_ids)
         if started is None or not ids:
             raise Unavailable("the replica was lost, and its engine cannot resume", code=CODE)
         usage = self._tally.usage(started.prompt_tokens, len(ids))
         resume = Resume(started.fingerprint, ids, self._num_chars, usage)
         prompt = TokenPrompt(started.prompt_ids)
-        return replace(self._request, request_id=request_id, prompt=prompt, resume=resume)
+        return replace(request, prompt=prompt, resume=resume)
 
     def _may_be_taken_elsewhere(self, refused: Refused) -> bool:
         """Whether a refusal tells of a replica only: the stream has been taken before."""

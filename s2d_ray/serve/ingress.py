@@ -22,6 +22,7 @@ from s2d_ray import __version__
 from s2d_ray.config import HttpConfig
 from s2d_ray.engine.messages import GenerateRequest
 from s2d_ray.errors import RequestError, Unavailable, UnknownKey
+from s2d_ray.observe.spans import TRACEPARENT
 from s2d_ray.policy.keys import Caller
 from s2d_ray.serve.backend import Backend, Health
 from s2d_ray.serve.catalogue import Catalogue
@@ -37,6 +38,7 @@ from s2d_ray.serve.openai.document import document
 from s2d_ray.serve.openai.fields import Endpoint
 from s2d_ray.serve.openai.reply import Head, Reply
 from s2d_ray.serve.openai.tokens import DetokenizeRequest, TokenizeRequest, tokens_body
+from s2d_ray.serve.request_watch import Observer, RequestWatch, Unobserved
 
 HEALTH_TIMEOUT_S = 2.0
 """A backend that does not tell its state in this time counts as not ready."""
@@ -68,11 +70,13 @@ def build_app(
     http: HttpConfig,
     gate: Gate | None = None,
     *,
+    observer: Observer | None = None,
     answers_request_id: bool = True,
 ) -> FastAPI:
     """The API over `backend`.
 
     gate: asks for keys and admits requests; None: whoever asks is served.
+    observer: is told of each request that is to write texts; None: nobody is.
     answers_request_id: False behind a proxy that adds `x-request-id` to every answer by itself.
     """
     # FastAPI would publish routes without bodies, and a page that needs a foreign host.
@@ -83,7 +87,7 @@ def build_app(
     app.add_exception_handler(RequestError, on_request_error)
     app.add_exception_handler(HTTPException, on_http_error)
     catalogue = Catalogue(backend)
-    _add_texts(app, backend, http, catalogue, gate)
+    _add_texts(app, backend, http, catalogue, gate, observer or Unobserved())
     _add_tokens(app, backend, http, catalogue, gate)
     _add_models(app, catalogue)
     _add_state(app, backend, with_tenants=gate is not None)
@@ -93,22 +97,37 @@ def build_app(
 
 
 def _add_texts(
-    app: FastAPI, backend: Backend, http: HttpConfig, catalogue: Catalogue, gate: Gate | None
+    app: FastAPI,
+    backend: Backend,
+    http: HttpConfig,
+    catalogue: Catalogue,
+    gate: Gate | None,
+    observer: Observer,
 ) -> None:
     dispatcher = Dispatcher(backend)
 
-    async def write(request: Request, form: Form[AnyTexts]) -> Response:
+    async def watched(request: Request, form: Form[AnyTexts]) -> Response:
+        header, caller = request.headers.get(TRACEPARENT), caller_of(request)
+        watch = RequestWatch(observer, request.state.request_id, caller, header)
+        with watch.until_answered():
+            return await write(request, form, watch)
+
+    async def write(request: Request, form: Form[AnyTexts], watch: RequestWatch) -> Response:
         raw = await read_body(request, http.max_body_bytes)
         body, ignored = parse_request(form.body, form.endpoint, raw)
         caller = caller_of(request)
         catalogue.check(body.model, caller)
+        if body.model in backend.targets():
+            watch.goes_to(body.model)
         reply_id = f"{form.prefix}-{uuid.uuid4().hex}"
         requests = body.requests(reply_id, backend.routing().plan)
         options = body.speculation
         sent_to = await dispatcher.dispatch(body.model, requests, options.task, caller)
-        log.info("request %s: %s; %s", request.state.request_id, sent_to.target, sent_to.reason)
+        watch.goes_to(sent_to.target, sent_to.reason)
         plan = options.plan(sent_to.plan)
-        requests = tuple(replace(text, plan=plan, task=sent_to.task) for text in requests)
+        requests = tuple(
+            replace(text, plan=plan, task=sent_to.task, tag=watch.tag) for text in requests
+        )
         target = backend.targets()[sent_to.target]
         reply = form.reply(body, Head(reply_id, int(time.time()), target.name), requests)
         job = Job(target.name, requests, reply, bool(body.stream), ignored, http.max_request_s)
@@ -118,15 +137,16 @@ def _add_texts(
             caller.check_mode(requests[0].mode)
             visit = Visit(caller, target, requests, request.state.request_id, len(raw))
             ticket = gate.ticket(visit)
-        return await answer(backend, job, request, dispatcher.hold(sent_to, ticket))
+        ticket = watch.over(dispatcher.hold(sent_to, ticket))
+        return await answer(backend, job, request, ticket)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        return await write(request, CHAT)
+        return await watched(request, CHAT)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        return await write(request, COMPLETIONS)
+        return await watched(request, COMPLETIONS)
 
 
 def _add_tokens(

@@ -12,17 +12,19 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from s2d_ray.config import TenancyConfig
+from s2d_ray.observe.meter import FewNames, Meter, TargetGauges
 from s2d_ray.policy.fair_queue import Ask
 from s2d_ray.policy.grants import REMEMBERED
 from s2d_ray.policy.keys import Caller, KeyTable
 from s2d_ray.policy.ledger import Bounds, Granted, Held, Ledger
 from s2d_ray.policy.limits import Refusal
 from s2d_ray.policy.usage import RefusalCounts, UsageTotals
+from s2d_ray.serve.forever import MOST_TENANTS, forever
 from s2d_ray.serve.ledger_messages import TOKEN_ROUTES, Ended, Sync
 from s2d_ray.serve.ledger_state import Saved, StateFolder
 from s2d_ray.tenants_watch import WatchedTenants
@@ -39,17 +41,13 @@ TOKEN_CALLS = 8
 """Calls of each route of tokens at a time; 1.25 as many are granted, as texts are."""
 LAST_GOOD = "tenants.yaml"
 SlotsOf = Callable[[], Mapping[str, int]]
-Report = Callable[[Mapping[str, float]], None]
 
 
 class LedgerReplica:
-    """Answers routers. `slots_of` tells the batch slots of all running replicas, and may block.
-
-    report: takes what is to be seen from outside, by name, once a second.
-    """
+    """Answers routers. `slots_of` tells the batch slots of all running replicas, and may block."""
 
     def __init__(
-        self, tenancy: dict[str, Any], max_open: int, slots_of: SlotsOf, report: Report
+        self, tenancy: dict[str, Any], max_open: int, slots_of: SlotsOf, meter: Meter
     ) -> None:
         config = TenancyConfig.model_validate(tenancy)
         folder = Path(config.state_dir)
@@ -67,7 +65,8 @@ class LedgerReplica:
         self._refused = RefusalCounts()
         self._revoked = set(saved.revoked if saved else ())
         self._slots_of = slots_of
-        self._report = report
+        self._meter, self._gauges = meter, TargetGauges(meter)
+        self._label_of = FewNames(MOST_TENANTS)
         self._keys = self._table()
         self._answers: dict[str, asyncio.Future[Granted | Refusal]] = {}
         self._routers: dict[str, tuple[float, str]] = {}
@@ -78,9 +77,9 @@ class LedgerReplica:
         self._save()
         loop = asyncio.get_running_loop()
         self._tasks = [
-            loop.create_task(_forever(DECIDE_S, self._decide_and_wait)),
-            loop.create_task(_forever(LOOK_S, self._look)),
-            loop.create_task(_forever(SAVE_S, self._save_and_wait)),
+            loop.create_task(forever(DECIDE_S, self._decide_and_wait)),
+            loop.create_task(forever(LOOK_S, self._look)),
+            loop.create_task(forever(SAVE_S, self._save_and_wait)),
         ]
 
     async def admit(self, ask: Ask, wait_s: float) -> Granted | Refusal:
@@ -101,6 +100,12 @@ class LedgerReplica:
         if isinstance(decision, Refusal):
             self._refused.add(ask.tenant, ask.target, decision)
             self._totals.add_refusal(ask.tenant, ask.target)
+            self._meter.tell(
+                "refusals",
+                tenant=self._label_of(ask.tenant),
+                target=ask.target,
+                reason=decision.reason.value,
+            )
         return decision
 
     async def sync(self, sync: Sync) -> KeyTable | None:
@@ -200,14 +205,14 @@ class LedgerReplica:
         slots = await asyncio.to_thread(self._slots_of)
         self._ledger.set_slots({**dict.fromkeys(TOKEN_ROUTES, TOKEN_CALLS), **slots})
         self._decide()
-        self._report(
-            {
-                "waiting": self._ledger.num_waiting,
-                "lost_records": self._folder.num_lost,
-                "tenants_file_broken": self._watched.trouble is not None,
-                **self._ledger.counters,
-            }
-        )
+        self._tell(slots)
+
+    def _tell(self, targets: Iterable[str]) -> None:
+        """Show what waits, and what is wrong, among the metrics."""
+        self._gauges.tell("held_requests", dict.fromkeys(targets, 0) | self._ledger.waiting())
+        self._meter.tell("ledger_lost_records", self._folder.num_lost)
+        is_broken = self._watched.trouble is not None
+        self._meter.tell("ledger_tenants_file_broken", float(is_broken))
 
     async def _save_and_wait(self) -> None:
         self._save()
@@ -222,12 +227,3 @@ class LedgerReplica:
                 list(self._recorded),
             )
         )
-
-
-async def _forever(period_s: float, act: Callable[[], Any]) -> None:
-    while True:
-        try:
-            await act()
-        except Exception:  # whatever it was, the next turn may go better
-            logger.exception("the ledger's turn failed")
-        await asyncio.sleep(period_s)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from ray import serve
-from ray.serve.metrics import Gauge
 
 from s2d_ray.policy.fair_queue import Ask
 from s2d_ray.policy.keys import Caller, KeyTable
@@ -51,17 +49,6 @@ class ServeLedger:
             return await response
         finally:
             response.cancel()  # nothing, if it has ended
-
-
-def set_gauges(values: Mapping[str, float]) -> None:
-    """Show the ledger's numbers among Ray's metrics, as `s2d_ledger_NAME`."""
-    for name, value in values.items():
-        _gauge(name).set(value)
-
-
-@cache
-def _gauge(name: str) -> Gauge:
-    return Gauge(f"s2d_ledger_{name}", f"The ledger: {name.replace('_', ' ')}.")
 
 
 def running_slots(batch_slots: Mapping[str, int]) -> dict[str, int]:

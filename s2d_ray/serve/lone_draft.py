@@ -39,7 +39,7 @@ def lone_draft(config: DraftConfig, num_gpus: int, temp_dir: Path) -> Iterator[S
 
     try:
         own_ray.start_ray(temp_dir, label_of(DRAFT))
-        actor = create_draft_actor(as_written(config), num_gpus)
+        actor = create_draft_actor(as_written(config), num_gpus, {})
         ray.get(actor.health.remote(), timeout=config.start_timeout_s)
         yield sender(actor)
     finally:

@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 
 
 class Reins:
-    """Of one replica of `target`. `look` may block on a disk; `take` does not."""
+    """Of one replica of `target`. `look` may block on a disk; `take` does not.
+
+    exit_layers: of the draft that the followed plans are made for.
+    """
 
     def __init__(self, target: str, steering: Steering) -> None:
         self._target = target
         self._steering = steering
         self._watched: WatchedPlans | None = None
         self._followed: PlanFile | None = None
+        self.exit_layers: tuple[int, ...] = ()
 
     def take(self, settings: Mapping[str, Any]) -> None:
         """Go by a new `user_config`. Raises ConfigError, and goes on by the old one."""
@@ -46,12 +50,22 @@ class Reins:
         if file is not self._followed:
             self._followed = file
             plans = None if file is None else file.targets.get(self._target)
-            self._steering.follow(None if plans is None else controller_of(plans))
+            if file is None or plans is None:
+                self.exit_layers = ()
+                self._steering.follow(None)
+            else:
+                self.exit_layers = file.draft.exit_layers
+                acceptance = {name: plans.classes[name].model() for name in _classes(plans)}
+                self._steering.follow(controller_of(plans), acceptance)
 
 
 def controller_of(plans: TargetPlans) -> Controller:
     """A controller that knows nothing yet but the calibration. Its first class serves others."""
-    first, _ = plans.of("")
-    names = dict.fromkeys((first, *plans.classes))
-    candidates = {name: plans.classes[name].kept() for name in names}
+    candidates = {name: plans.classes[name].kept() for name in _classes(plans)}
     return Controller(candidates, plans.costs, random.Random())
+
+
+def _classes(plans: TargetPlans) -> list[str]:
+    """Classes of task, the one first that serves those without plans."""
+    first, _ = plans.of("")
+    return list(dict.fromkeys((first, *plans.classes)))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import Any
 
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve import metrics
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
@@ -49,16 +48,15 @@ class Router:
     What it tells of targets, and routes by, it is told anew whenever the config changes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_failover: Callable[[str], None]) -> None:
+        """on_failover: is told the target of each stream that another replica took over."""
         self._has_draft = False
         self._infos: dict[str, TargetInfo] = {}
         self._routing = Routing(Plan(), {})
         self._handles: dict[str, Any] = {}
         self._writers: dict[str, Any] = {}
         self._num_failovers: Counter[str] = Counter()
-        self._failovers = metrics.Counter(
-            "s2d_failovers", "Streams that another replica took over.", tag_keys=("target",)
-        )
+        self._on_failover = on_failover
         self._replicas = ReplicaWatch()
         self._plans: WatchedPlans | None = None
         self._health: Health | None = None
@@ -128,7 +126,7 @@ class Router:
 
     def _count(self, target: str) -> None:
         self._num_failovers[target] += 1
-        self._failovers.inc(tags={"target": target})
+        self._on_failover(target)
 
     async def tokenize(self, target: str, prompt: Prompt) -> Tokens:
         """The ids of a prompt, from some replica of the target."""
@@ -174,6 +172,11 @@ class Router:
             targets=targets,
             draft=vars(draft) if isinstance(draft, DraftStatus) else {"alive": False},
         )
+
+    async def replicas(self) -> dict[str, float]:
+        """Running replicas of each target that the controller tells of now."""
+        found = await self._replicas.now(list(self._infos))
+        return {name: replicas.num_running for name, replicas in found.items()}
 
     async def _ask(self, app: str) -> object | None:
         """One application's status, or None if it does not answer soon."""

@@ -14,19 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
-from s2d_ray.config import TargetConfig
+from s2d_ray.config import TargetConfig, TelemetryConfig
 from s2d_ray.engine.messages import Event, GenerateRequest, Prompt, Refused, Tokens
 from s2d_ray.errors import ConfigError
 from s2d_ray.serve import engine_calls
+from s2d_ray.serve.forever import TELL_EVERY_S, forever
 from s2d_ray.serve.handover import LOOK_EVERY_S, Handover
 from s2d_ray.serve.held import HeldByLedger
 from s2d_ray.serve.host import prepare_process
 from s2d_ray.serve.link import DraftLink, sender
+from s2d_ray.serve.metrics import ray_meter
 from s2d_ray.serve.own_replica import is_ending, others_fingerprint
 from s2d_ray.serve.plan_watch import LOOK_EVERY_S as PLANS_EVERY_S
 from s2d_ray.serve.reins import Reins
 from s2d_ray.serve.replicas import name_of
 from s2d_ray.serve.scaling import HELD_REQUESTS, HELD_TOKENS, OUTSTANDING_TOKENS
+from s2d_ray.serve.target_metrics import TargetTeller
+from s2d_ray.serve.text_watch import TextWatcher
+from s2d_ray.serve.tracing import exporter
 
 if TYPE_CHECKING:
     from s2d_ray.engine.steering import Steering
@@ -53,10 +58,18 @@ class TargetStatus:
 class TargetReplica:
     """One replica of one target model."""
 
-    def __init__(self, target: dict[str, Any], draft: dict[str, int] | None) -> None:
+    def __init__(
+        self,
+        target: dict[str, Any],
+        draft: dict[str, int] | None,
+        telemetry: dict[str, Any] | None = None,
+    ) -> None:
         self._config = TargetConfig.model_validate(target)
         self._has_draft = draft is not None
         target_name = name_of(serve.get_replica_context().app_name)
+        export = exporter(TelemetryConfig.model_validate(telemetry or {}), target_name)
+        self._texts = TextWatcher(target_name, export)
+        self._teller = TargetTeller(ray_meter(), target_name)
         self._reins = Reins(target_name, self._load(draft or {}))
         self._held = HeldByLedger(target_name, partial(serve.get_app_handle, "ledger"))
         fingerprint = self._engine.status().fingerprint
@@ -66,6 +79,7 @@ class TargetReplica:
             loop.create_task(self._keep_link_fresh()),
             loop.create_task(self._keep_looking()),
             loop.create_task(self._keep_plans_fresh()),
+            loop.create_task(forever(TELL_EVERY_S, self._tell)),
         ]
 
     def _load(self, deadlines_ms: dict[str, int]) -> Steering:
@@ -106,10 +120,12 @@ class TargetReplica:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[tuple[Event, ...], None]:
         """Serve one request. Closing the generator frees its sequence before the next round."""
-        written = engine_calls.bundles(self._engine, request)
-        async with aclosing(self._handover.until_due(written)) as bundles:
-            async for bundle in bundles:
-                yield bundle
+        with self._texts.watch(request) as (watched, observe):
+            written = engine_calls.bundles(self._engine, watched)
+            async with aclosing(self._handover.until_due(written)) as bundles:
+                async for bundle in bundles:
+                    observe(bundle)
+                    yield bundle
 
     async def tokenize(self, prompt: Prompt) -> Tokens | Refused:
         """The ids of a prompt."""
@@ -150,6 +166,11 @@ class TargetReplica:
         silent_s = self._engine.status().silent_s
         if silent_s > STUCK_AFTER_S:
             raise RuntimeError(f"the target's thread has not moved for {silent_s:.0f} s")
+
+    async def _tell(self) -> None:
+        circuit = self._client.circuit if self._has_draft else None
+        calls = self._client.counters.copy()
+        self._teller.tell(self._engine.status(), calls, circuit, self._reins.exit_layers)
 
     async def _keep_looking(self) -> None:
         """See now and then whether the streams are to be handed over."""

@@ -98,6 +98,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "targets": {"a": {"model": "folder", "placement": "p"}},
         "tenancy": TENANCY,
     },
+    "logs in JSON, and traces": {
+        "http": HTTP,
+        "draft": {"base": "hub:a/b", "exit_layers": [2, 4]},
+        "targets": {"a": {"model": "folder", "placement": "p"}},
+        "telemetry": {
+            "log_format": "json",
+            "traces": "otlp",
+            "otlp_endpoint": "http://c/v1/traces",
+        },
+    },
     "texts that YAML might read otherwise": {
         "http": HTTP,
         "targets": {"1e3": {"model": "0x10 <&> ü: #'\"", "placement": "p"}},

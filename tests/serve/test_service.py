@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import ray
@@ -137,11 +140,68 @@ def test_health_models_request_ids_and_metrics(service: Service) -> None:
     assert answer.headers.get_list("x-request-id") == ["mine-1"]
     assert answer.json()["error"]["code"] == "model_not_found"
 
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    headers = {"x-request-id": "mine-2", "traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+    body = Ask(TARGETS[0], "Count to ten.", mode="force").body()
+    assert service.http.post("/v1/chat/completions", json=body, headers=headers).status_code == 200
+    missing = {"serve"}
+
     def told() -> bool:
         text = service.http.get("/metrics").text
-        return "# 1 of 1 nodes answered" in text and "ray_serve_" in text
+        samples = re.findall(r"^ray_(?:s2d_(\w+)|(serve)_)[^}]*} (\S+)$", text, re.MULTILINE)
+        missing.clear()
+        missing.update(TOLD.difference(*((ours, serve) for ours, serve, _ in samples)))
+        return "# 1 of 1 nodes answered" in text and not missing
 
-    service.wait_until(told, "metrics of Serve from the one node, without a dashboard")
+    service.wait_until(told, "metrics of every process from the one node, without a dashboard")
+    check_spans_and_lines(service, trace)
+
+
+TOLD = frozenset(
+    [
+        "serve",
+        "requests_total",
+        "tokens_total",
+        "open_requests",
+        "replicas",
+        "first_token_s_bucket",
+        "first_token_seconds_total",
+        "later_tokens_total",
+        "request_s_count",
+        "queue_depth",
+        "kv_tokens",
+        "rounds_total",
+        "drafted_total",
+        "hops_total",
+        "circuit",
+        "calibration_error",
+        "draft_up",
+        "draft_busy_seconds_total",
+        "draft_step_rows_total",
+        "draft_tokens_total",
+        "draft_sessions",
+    ]
+)
+"""Metrics of each process, as Ray's exporter has them behind its prefixes."""
+
+
+def check_spans_and_lines(service: Service, trace: str) -> None:
+    """One traced request: its spans hang together, and the logs name it in fields."""
+    assert service.config.telemetry.traces_dir is not None
+    files = Path(service.config.telemetry.traces_dir).iterdir()
+    spans = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    ids = {span["context"]["span_id"]: span["name"] for span in spans}
+    assert {span["context"]["trace_id"] for span in spans} == {f"0x{trace}"}
+    parents = {(span["name"], ids.get(span["parent_id"])) for span in spans}
+    assert parents == {("request", None), ("target", "request"), ("draft", "target")}
+    assert {span["attributes"]["request_id"] for span in spans} == {"mine-2"}
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path(), "serve").glob("*.log")
+    lines = [line for log in logs for line in log.read_text().splitlines() if "mine-2" in line]
+    ends = [line for line in map(json.loads, lines) if "total_ms" in line]
+    assert {(end["request_id"], end["target"], end["tenant"]) for end in ends} == {
+        ("mine-2", TARGETS[0], "-")
+    }
+    assert sorted(end.get("status", end.get("ended")) == 200 for end in ends) == [False, True]
 
 
 def test_bad_input_is_refused_by_name_and_harms_nothing(service: Service) -> None:

@@ -39,6 +39,7 @@ BASE: dict[str, Any] = {
     "tenancy": {"file": "tenants.yaml", "state_dir": "state"},
     "routing": {"targets": {"a": {}}},
     "control": {},
+    "telemetry": {"traces_dir": "spans", "otlp_endpoint": "http://a/v1/traces"},
 }
 """Every section is written, so that each of its keys can change alone."""
 
@@ -64,6 +65,10 @@ OTHERS: dict[str, dict[str, Any]] = {
     "routing.plans": {"plans": [{"plan": {"max_proposal": 2}}]},
     "control.share": {"share": 0.1},
     "plans": {"plans": "plans.json"},
+    "telemetry.log_format": {"log_format": "json"},
+    "telemetry.traces": {"traces": "file"},
+    "telemetry.traces_dir": {"traces_dir": "elsewhere"},
+    "telemetry.otlp_endpoint": {"otlp_endpoint": "http://b/v1/traces"},
     "tenancy.file": {"file": "others.yaml"},
     "tenancy.state_dir": {"state_dir": "elsewhere"},
     **{f"{where}.device": {"device": "cpu"} for where in ("draft", "targets.a")},

@@ -18,6 +18,7 @@ from s2d_ray.config import (
     RoutingConfig,
     Section,
     TargetConfig,
+    TelemetryConfig,
     TenancyConfig,
 )
 from s2d_ray.kube.chart_files import presets
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parents[2]
     "section",
     [
         *(AppConfig, HttpConfig, PlanConfig, DraftConfig, TargetConfig, TenancyConfig),
-        *(AutoscalingConfig, RoutingConfig, RoutedTarget, PlanRow, ControlConfig),
+        *(AutoscalingConfig, RoutingConfig, RoutedTarget, PlanRow, ControlConfig, TelemetryConfig),
     ],
 )
 def test_every_config_key_is_documented_with_its_meaning(section: type[Section]) -> None:

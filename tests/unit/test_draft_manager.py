@@ -12,6 +12,7 @@ from s2d_ray.serve import draft_manager
 from s2d_ray.serve.draft_actor import DraftHealth
 from s2d_ray.serve.draft_manager import DraftManager
 from s2d_ray.serve.link import DraftLink
+from tests.metering import Told
 
 OLDER = 1
 """Protocol that the drafts here speak."""
@@ -88,7 +89,7 @@ def test_a_draft_in_trouble_is_killed_and_another_made(killed: list[Any], troubl
         return made[-1]
 
     async def live() -> DraftLink:
-        manager = DraftManager(CONFIG, create)
+        manager = DraftManager(CONFIG, create, Told().meter)
         await _first_link(manager)
         while len(made) < 3:  # a stuck draft may be seen alive for a moment
             await asyncio.sleep(0.001)
@@ -113,7 +114,7 @@ def test_a_draft_that_dies_later_gets_another_epoch(killed: list[Any]) -> None:
         return await next(answers, _well)()
 
     async def live() -> tuple[DraftLink, DraftLink]:
-        manager = DraftManager(CONFIG, lambda config: _Actor(mortal))
+        manager = DraftManager(CONFIG, lambda config: _Actor(mortal), Told().meter)
         first = await _first_link(manager)
         while (second := await _first_link(manager)).epoch == first.epoch:
             await asyncio.sleep(0.001)

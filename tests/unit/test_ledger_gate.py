@@ -182,7 +182,7 @@ def test_a_changed_file_is_in_force_soon_and_a_bad_one_never(tmp_path: Path) -> 
             assert (await client.get("/v1/models", headers=acme)).status_code == 200
             good = made.tenants.path.read_text()
             made.tenants.path.write_text("tenants: {acme: {nope: 1}}")
-            await until(lambda: made.reported.get("tenants_file_broken"))
+            await until(lambda: made.told.value("ledger_tenants_file_broken"))
             await asyncio.sleep(1.2)
             assert (await client.get("/v1/models", headers=acme)).status_code == 200
             made.tenants.path.write_text(good)
@@ -382,7 +382,7 @@ def test_a_full_disk_loses_records_by_count_and_stops_no_request(tmp_path: Path)
                     CHAT, json=chat_body(), headers=made.tenants.header("acme")
                 )
                 assert answer.status_code == 200
-            await until(lambda: made.reported.get("lost_records") == 3)
+            await until(lambda: made.told.value("ledger_lost_records") == 3)
             usage = await made.line.ledger.usage(Caller("acme", ""))
             assert usage["acme"]["tiny"]["requests"] == 3
 

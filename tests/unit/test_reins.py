@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
+from s2d_ray.core.calibration import AcceptanceModel
 from s2d_ray.engine.controller import Controller
 from s2d_ray.engine.steering import Settings
 from s2d_ray.errors import ConfigError
@@ -21,13 +24,19 @@ class Told:
     def __init__(self) -> None:
         self.settings: Settings | None = None
         self.controller: Controller | None = None
+        self.classes: list[str] = []
         self.num_follows = 0
 
     def take(self, settings: Settings) -> None:
         self.settings = settings
 
-    def follow(self, controller: Controller | None) -> None:
+    def follow(
+        self,
+        controller: Controller | None,
+        acceptance: Mapping[str, AcceptanceModel] = MappingProxyType({}),
+    ) -> None:
         self.controller = controller
+        self.classes = list(acceptance)
         self.num_follows += 1
 
 
@@ -71,6 +80,8 @@ def test_a_plan_file_is_followed_and_one_that_is_replaced_too(replica: Replica) 
     assert first is not None
     assert first.class_of("code") == "code"
     assert first.class_of("poetry") == "chat"
+    assert replica.told.classes[0] == "chat", "which serves other classes"
+    assert replica.reins.exit_layers == (2, 4)
     replica.reins.look()
     replica.take(frozen=True)
     assert replica.told.controller is first, "its experience would be lost"

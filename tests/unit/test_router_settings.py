@@ -52,7 +52,7 @@ def test_what_is_written_becomes_what_the_policy_knows() -> None:
 
 def test_a_router_takes_over_targets_and_forgets_those_that_left() -> None:
     """What the API says of a target stays as it was while it is there."""
-    router = Router()
+    router = Router(lambda target: None)
     router.take(RouterSettings.model_validate(settings_of(ROUTED)))
     created = router.targets()["a"].created
     assert router.routing().has_auto
@@ -93,7 +93,7 @@ def test_who_lives_is_told_without_a_wait_for_who_does_not(
         return None if app in dead else TargetStatus(True, "closed", 0)
 
     async def run() -> None:
-        router = Router()
+        router = Router(lambda target: None)
         router.take(RouterSettings.model_validate(settings_of(ROUTED)))
         monkeypatch.setattr(router, "_ask", ask)
         monkeypatch.setattr(router, "_replicas", ReplicaWatch(lambda names: {}))
@@ -126,7 +126,7 @@ def test_health_tells_replicas_as_the_controller_counts_them_and_wakes_nobody(
         return TargetStatus(True, "closed", 5) if app.startswith("target-") else None
 
     async def run(known: dict[str, Replicas]) -> dict[str, dict[str, float]]:
-        router = Router()
+        router = Router(lambda target: None)
         router.take(RouterSettings.model_validate(settings_of(ROUTED)))
         monkeypatch.setattr(router, "_ask", ask)
         monkeypatch.setattr(router, "_replicas", ReplicaWatch(lambda names: known))

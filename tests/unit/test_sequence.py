@@ -11,6 +11,7 @@ from s2d_ray.core.cascade import Plan
 from s2d_ray.core.params import SamplingParams
 from s2d_ray.core.proposals import Proposal, Verdict
 from s2d_ray.engine.drawing import Drawn
+from s2d_ray.engine.guesses import Origin
 from s2d_ray.engine.messages import (
     Delta,
     Event,
@@ -22,7 +23,7 @@ from s2d_ray.engine.messages import (
     TokenLogprob,
 )
 from s2d_ray.engine.protocol import EMPTY_DIGEST, extend_digest
-from s2d_ray.engine.sequence import Origin, Sequence
+from s2d_ray.engine.sequence import Sequence
 
 END = frozenset({0})
 PROMPT = [5, 6, 7]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -35,7 +36,7 @@ from s2d_ray.engine.target_batch import MAX_CLOSED, Limits, Step, TargetBatch
 from s2d_ray.errors import RequestError, Unavailable
 from s2d_ray.models.kv_pool import BLOCK, RunAllocator
 from s2d_ray.models.text import Piece as Shown
-from tests.scripted import ok
+from tests.scripted import DRAFTED_BY, ok
 
 VOCAB = 50
 END = 0
@@ -263,6 +264,32 @@ def test_right_guesses_are_accepted_and_counted() -> None:
     counters = bench.engine.counters
     assert (counters["drafted_tokens"], counters["accepted_tokens"]) == (3, 2)
     assert counters["accepted_2"] == 1
+
+
+def test_guesses_by_who_made_them_and_where_sum_to_what_the_reply_counts() -> None:
+    """Tier 0 guesses first, then a draft whose last guess is wrong."""
+    bench = Bench()
+    bench.add("a", num_prompt=30, max_tokens=25)
+    told = bench.round()
+    while not isinstance(told[-1][1], Finished):
+        call = bench.engine.ask(draft_available=True)
+        if call is not None:
+            first = 1 + call.rows[0].token_ids[-1]
+            guesses = [first, first + 1, first]
+            bench.engine.take_reply(reply_to(call, ok(call.rows[0], guesses)))
+        told = bench.commit(bench.forward())
+    usage, counted = told[-1][1].usage, bench.engine.guesses
+    assert counted.drafted.total() == usage.drafted_tokens
+    assert counted.accepted.total() == usage.accepted_tokens > 0
+    by_submodel = Counter[int]()
+    for (drafted_by, _), count in counted.accepted.items():
+        by_submodel[drafted_by] += count
+    assert +by_submodel == usage.accepted_by_submodel
+    assert {by for by, _ in counted.drafted} == {0, DRAFTED_BY}
+    assert {place for by, place in counted.drafted if by == DRAFTED_BY} == {0, 1, 2}
+    assert not counted.accepted[DRAFTED_BY, 2]
+    assert bench.engine.counters["rounds"] == usage.rounds
+    assert bench.engine.counters["output_tokens"] == usage.completion_tokens
 
 
 def test_a_proposal_longer_than_plan_or_budget_is_cut() -> None:

@@ -20,7 +20,11 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- end -}}
 {{- $apps = append $apps (include "s2d.routerApp" . | fromJson) -}}
 {{- $http := dict "host" $config.http.host "port" (include "s2d.port" . | int) -}}
-{{- dict "proxy_location" "EveryNode" "http_options" $http "applications" $apps | toPrettyJson -}}
+{{- $document := dict "proxy_location" "EveryNode" "http_options" $http "applications" $apps -}}
+{{- if eq (dig "log_format" "text" ($config.telemetry | default dict)) "json" -}}
+{{- $_ := set $document "logging_config" (dict "encoding" "JSON") -}}
+{{- end -}}
+{{- $document | toPrettyJson -}}
 {{- end -}}
 
 {{- define "s2d.checkConfig" -}}
@@ -101,11 +105,15 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- if gt $gpus $has -}}
 {{- fail "config.draft.device: is cuda, but draft.resources.limits has no GPU" -}}
 {{- end -}}
+{{- $args := dict "draft" $draft "num_gpus" $gpus -}}
+{{- with .Values.config.telemetry -}}
+{{- $_ := set $args "telemetry" . -}}
+{{- end -}}
 {{- dict
   "name" "draft"
   "route_prefix" nil
   "import_path" "s2d_ray.serve.apps:build_draft"
-  "args" (dict "draft" $draft "num_gpus" $gpus)
+  "args" $args
 | toJson -}}
 {{- end -}}
 
@@ -119,6 +127,9 @@ It is JSON: there, a whole number never becomes 1e+06.
   "deadline_ms" (.deadline_ms | default $defaults.draft.deadline_ms)
   "force_deadline_ms" (.force_deadline_ms | default $defaults.draft.force_deadline_ms) -}}
 {{- $_ := set $args "draft" $deadlines -}}
+{{- end -}}
+{{- with $config.telemetry -}}
+{{- $_ := set $args "telemetry" . -}}
 {{- end -}}
 {{- $has := include "s2d.gpus" (get .root.Values.placements $target.placement) | int -}}
 {{- $gpus := include "s2d.gpusOf" (dict "root" .root "section" "target" "engine" $target "has" $has) | int -}}
@@ -215,6 +226,9 @@ It is JSON: there, a whole number never becomes 1e+06.
 {{- with $config.tenancy -}}
 {{- $_ := set $args "max_wait_s" (.max_wait_s | default $defaults.tenancy.max_wait_s) -}}
 {{- $_ := set $args "local_texts" (.local_texts | default $defaults.tenancy.local_texts) -}}
+{{- end -}}
+{{- with $config.telemetry -}}
+{{- $_ := set $args "telemetry" . -}}
 {{- end -}}
 {{- $deployment := dict
   "name" "router"
