@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 from s2d_ray.observe.metric_table import METRICS, Kind, Metric
-from s2d_ray.observe.series import OF_RAY, OF_RAY_ON_GPUS, OF_THE_LEDGER, OF_THE_TABLE, Series
+from s2d_ray.observe.series import OF_RAY, OF_RAY_ON_GPUS, OF_THE_TABLE, Series
 
 VALUES: Mapping[str, tuple[str, ...]] = {
     "tenant": ("acme", "other"),
@@ -69,7 +69,7 @@ def page(number: int) -> str:
     lines: list[str] = []
     for metric, series in zip(METRICS, OF_THE_TABLE, strict=True):
         lines += _family(series, number, metric)
-    for series in (*OF_RAY, *OF_RAY_ON_GPUS, *OF_THE_LEDGER):
+    for series in (*OF_RAY, *OF_RAY_ON_GPUS):
         lines += _family(series, number)
     return "\n".join(lines) + "\n"
 

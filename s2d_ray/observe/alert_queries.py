@@ -121,6 +121,6 @@ def flapping() -> str:
 
 def lost_records() -> str:
     """More than a quarter of an hour ago."""
-    lost = SCOPE.now("ray_s2d_ledger_lost_records", how="max")
-    before = f"max by (namespace) ({SCOPE.select('ray_s2d_ledger_lost_records')} offset 15m)"
+    lost = SCOPE.now("ledger_lost_records", how="max")
+    before = f"max by (namespace) ({SCOPE.select('ledger_lost_records')} offset 15m)"
     return f"{lost} > ({before} or 0 * {lost})"

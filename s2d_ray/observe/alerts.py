@@ -199,7 +199,7 @@ ALERTS = (
     ),
     Alert(
         "S2DTenantsFileBroken",
-        f"{SCOPE.now('ray_s2d_ledger_tenants_file_broken', how='max')} == 1",
+        f"{SCOPE.now('ledger_tenants_file_broken', how='max')} == 1",
         "5m",
         Severity.WARNING,
         "the tenants file has a mistake",

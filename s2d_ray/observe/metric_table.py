@@ -98,6 +98,13 @@ METRICS = (
         "refusals", Teller.LEDGER, "tenant target reason", "Requests that the ledger refused."
     ),
     _gauge("held_requests", Teller.LEDGER, "target", "Requests that wait in the ledger."),
+    _gauge(
+        "ledger_lost_records",
+        Teller.LEDGER,
+        "",
+        "Records and snapshots that could not be written, since the ledger's start.",
+    ),
+    _gauge("ledger_tenants_file_broken", Teller.LEDGER, "", "1 while the file has a mistake."),
     # A target replica tells these once a second, from what its engine has counted.
     _gauge("queue_depth", Teller.TARGET, "target state", "Sequences that are waiting, running."),
     _gauge("outstanding_tokens", Teller.TARGET, "target", "Tokens that these still have to come."),

@@ -1,4 +1,4 @@
-"""Every series that dashboards and alerts may ask for: the metric table's, Ray's own, the ledger's.
+"""Every series that dashboards and alerts may ask for: the metric table's and Ray's own.
 
 Ray adds labels such as `NodeAddress` and `SessionName` to all of them, Serve `deployment`,
 `application` and `replica`, and Prometheus' operator `namespace`. Only labels that are of use are
@@ -43,12 +43,6 @@ OF_RAY_ON_GPUS = (
 )
 """Ray's own where there is a GPU. Named after Ray's source; no machine with a GPU has run this."""
 
-OF_THE_LEDGER = (
-    Series("ray_s2d_ledger_lost_records", Kind.GAUGE, ()),
-    Series("ray_s2d_ledger_tenants_file_broken", Kind.GAUGE, ()),
-)
-"""Numbers of the ledger's health that are no metrics of the table."""
-
 OF_THE_TABLE = tuple(
     Series(
         metric.exported,
@@ -59,9 +53,7 @@ OF_THE_TABLE = tuple(
 )
 
 _EXPORTED = {metric.name: metric.exported for metric in METRICS}
-_BY_NAME = {
-    series.name: series for series in (*OF_THE_TABLE, *OF_RAY, *OF_RAY_ON_GPUS, *OF_THE_LEDGER)
-}
+_BY_NAME = {series.name: series for series in (*OF_THE_TABLE, *OF_RAY, *OF_RAY_ON_GPUS)}
 
 
 def series(name: str) -> Series:

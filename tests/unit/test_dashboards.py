@@ -17,12 +17,10 @@ from s2d_ray.observe.metric_table import Kind
 from s2d_ray.observe.pages import DASHBOARDS
 from s2d_ray.observe.panels import Dashboard, table
 from s2d_ray.observe.promql import Scope, ratio
-from s2d_ray.observe.series import OF_RAY, OF_RAY_ON_GPUS, OF_THE_LEDGER, OF_THE_TABLE, Series
+from s2d_ray.observe.series import OF_RAY, OF_RAY_ON_GPUS, OF_THE_TABLE, Series
 
 ROOT = Path(__file__).parents[2]
-EVERY = {
-    series.name: series for series in (*OF_THE_TABLE, *OF_RAY, *OF_RAY_ON_GPUS, *OF_THE_LEDGER)
-}
+EVERY = {series.name: series for series in (*OF_THE_TABLE, *OF_RAY, *OF_RAY_ON_GPUS)}
 QUERIES = [
     *(
         (f"{dashboard.name}: {panel.title}", query.expr)

@@ -38,7 +38,7 @@ REQUESTS = Row(
         ),
         graph(
             "Wait in the ledger",
-            "Mean and 95 % quantile of the time before a replica gets the request.",
+            "Mean over all requests, and what 95 % of those that waited stay below.",
             "s",
             (
                 ratio(SCOPE.rate("queue_wait_seconds", "target"), SCOPE.rate("requests", "target")),
