@@ -43,8 +43,8 @@ def test_every_variable_of_a_dashboard_has_values(prometheus: Prometheus) -> Non
         for variable in document(dashboard)["templating"]["list"]:
             if variable["name"] in ("datasource", "namespace"):
                 continue
-            words = variable["definition"].removeprefix("label_values(").removesuffix(")")
-            metric, label = words.rsplit(", ", 1)
+            query = variable["query"]["query"]
+            metric, label = query.removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)
             selector = concrete(metric, WINDOW_S)
             assert prometheus.ask(f"label/{label}/values", **{"match[]": selector}) != []
 
