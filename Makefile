@@ -5,16 +5,16 @@ PORT ?= 8000
 TORCH_INDEX ?=
 # Name of the image that `make image` builds; its tag is the version.
 IMAGE ?= s2d-ray
-# Handed on to pytest (`make test`), or to what `make exact`, `soak`, `fuzz`, `flood`, `chaos`, `load`, `benefit` and
-# `audit` run.
+# Handed on to pytest (`make test`), or to what `make exact`, `soak`, `fuzz`, `flood`, `chaos`,
+# `watch`, `load` and `benefit` run.
 ARGS ?=
 
 VENV := .venv
 INSTALL := $(PYTHON) s2d_ray/install.py --torch-index "$(TORCH_INDEX)"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test lint exact soak fuzz flood chaos load benefit audit chart kube-tools image \
-	test-image setup setup-dev clean
+.PHONY: help serve stop test lint exact soak fuzz flood chaos watch load benefit audit chart \
+	kube-tools image test-image setup setup-dev clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ flood: setup-dev ## measure what a flooding tenant does to another's waits; ARGS
 
 chaos: setup-dev ## ten minutes of faults on a local cluster beside open streams; ARGS go to it
 	@$(VENV)/bin/python -m tests.chaos $(ARGS)
+
+watch: setup-dev ## see if a real Prometheus has an answer to every panel; ARGS go to it
+	@$(VENV)/bin/python -m tests.watching $(ARGS)
 
 load: setup-dev ## ten minutes of open-loop load, on the quickstart or on --url; ARGS go to it
 	@$(VENV)/bin/python -m tests.load $(ARGS)

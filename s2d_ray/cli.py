@@ -11,6 +11,7 @@ import typer
 from s2d_ray import __version__
 from s2d_ray.engine.messages import Mode
 from s2d_ray.errors import ConfigError, S2DError
+from s2d_ray.observe.cli import dashboards
 from s2d_ray.simulate.cli import simulate
 from s2d_ray.train import cli as train_commands
 from s2d_ray.tuning import cli as tuning_commands
@@ -175,6 +176,7 @@ app.command()(train_commands.train)
 app.command("evaluate-draft")(train_commands.evaluate_draft)
 app.command("pack-draft")(train_commands.pack_draft)
 app.command()(simulate)
+app.command()(dashboards)
 app.command()(tuning_commands.calibrate)
 app.command()(tuning_commands.sweep)
 

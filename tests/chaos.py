@@ -30,7 +30,8 @@ from s2d_ray.serve.places import CONTROL, DRAFT, ROUTER, label_of
 from tests.chaos_faults import Site
 from tests.chaos_run import Chaos, judge, recoveries, table
 from tests.chaos_streams import Load, asks_of
-from tests.serve.cluster import deployed, free_port
+from tests.ports import free_port
+from tests.serve.cluster import deployed
 from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder
 
 PLACEMENT = "cpu"

@@ -28,6 +28,9 @@ from s2d_ray.config import (
     TenancyConfig,
 )
 from s2d_ray.kube.values import ChartValues
+from s2d_ray.observe import grafana
+from s2d_ray.observe.alerts import template as alert_rules
+from s2d_ray.observe.pages import DASHBOARDS
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "s2d-ray"
@@ -48,6 +51,16 @@ DEFAULTS: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
     "tenancy": (TenancyConfig, ("max_wait_s", "local_texts")),
 }
 """Defaults of `config` that the Serve document names although nobody wrote them."""
+
+MONITORING = (
+    "--set=monitoring.enabled=true,monitoring.alerts.enabled=true",
+    "--set=monitoring.dashboards.enabled=true",
+    *(
+        f"--show-only=templates/{name}.yaml"
+        for name in ("podmonitors", "prometheusrule", "dashboards")
+    ),
+)
+"""What watches any of the presets, by Helm's words."""
 
 
 def presets() -> list[str]:
@@ -78,20 +91,23 @@ def files_of_chart() -> dict[str, str]:
     return {
         "values.schema.json": json.dumps(schema, indent=1) + "\n",
         "files/defaults.json": json.dumps(defaults, indent=2) + "\n",
+        "files/alerts.yaml": alert_rules(),
+        **{f"files/dashboards/{page.name}.json": grafana.file_of(page) for page in DASHBOARDS},
         "values.yaml": values_yaml(),
     }
 
 
 def plain_manifests(helm: str) -> dict[str, str]:
     """File name below `k8s/` -> what `helm template` makes of each preset, tests left out."""
-    return {f"{name}.yaml": rendered(helm, name) for name in presets()}
+    made = {f"{name}.yaml": rendered(helm, name) for name in presets()}
+    return made | {"monitoring.yaml": rendered(helm, "quickstart", *MONITORING)}
 
 
-def rendered(helm: str, preset: str) -> str:
+def rendered(helm: str, preset: str, *options: str) -> str:
     """One preset as plain manifests. Raises CalledProcessError with Helm's words."""
     values = CHART / "presets" / f"{preset}.yaml"
     command = [helm, "template", RELEASE, str(CHART), "-f", str(values), "--no-hooks"]
-    command += ["--set", f"image.repository={RELEASE}"]
+    command += ["--set", f"image.repository={RELEASE}", *options]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

@@ -13,6 +13,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
 from s2d_ray.config import PLACEMENT_NAME, AppConfig
+from s2d_ray.observe.alerts import Thresholds
 
 AMOUNT = r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]i?)?$"
 Quantity = int | float | Annotated[str, Field(pattern=AMOUNT)]
@@ -181,11 +182,34 @@ class Autoscaling(Values):
     )
 
 
+class Alerts(Values):
+    """A PrometheusRule with the alerts of docs/alerts.md."""
+
+    enabled: bool = Field(False, description="Needs monitoring.coreos.com/v1 in the cluster.")
+    thresholds: Thresholds = Thresholds()
+
+
+class Dashboards(Values):
+    """ConfigMaps with the pages of docs/dashboards.md, for the sidecar of Grafana's chart."""
+
+    enabled: bool = Field(False, description="")
+    labels: dict[str, str] = Field(
+        {"grafana_dashboard": "1"}, description="Labels that the sidecar selects by."
+    )
+    annotations: dict[str, str] = Field(
+        {}, description="Such as the folder, where the sidecar reads one from there."
+    )
+
+
 class Monitoring(Values):
     """Two PodMonitors for the Prometheus operator."""
 
     enabled: bool = Field(False, description="Needs monitoring.coreos.com/v1 in the cluster.")
-    labels: dict[str, str] = Field({}, description="Labels that your Prometheus selects by.")
+    labels: dict[str, str] = Field(
+        {}, description="Labels that your Prometheus selects monitors and rules by."
+    )
+    alerts: Alerts = Alerts()
+    dashboards: Dashboards = Dashboards()
 
 
 class Ingress(Values):

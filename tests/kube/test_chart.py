@@ -16,6 +16,9 @@ from s2d_ray.config import load_config
 from s2d_ray.kube import chart_files
 from s2d_ray.kube.chart_files import CHART, PLAIN, ROOT
 from s2d_ray.kube.values import ChartValues
+from s2d_ray.observe import grafana
+from s2d_ray.observe.alerts import Thresholds, filled
+from s2d_ray.observe.pages import DASHBOARDS
 from s2d_ray.serve import own_ray
 from tests.kube.rendering import (
     IMAGE,
@@ -36,7 +39,8 @@ from tests.kube.rendering import (
 from tests.plan_files import plan_file
 
 EVERYTHING = (
-    "--set=monitoring.enabled=true,monitoring.labels.team=a",
+    "--set=monitoring.enabled=true,monitoring.labels.team=a,monitoring.alerts.enabled=true",
+    "--set=monitoring.dashboards.enabled=true,monitoring.dashboards.annotations.folder=a",
     "--set=network.ingress.enabled=true,network.ingress.host=llm.example",
     "--set=network.ingress.tlsSecret=certificate,network.ingress.className=nginx",
     "--set=secrets.rayToken.existingSecret=token,secrets.redis.existingSecret=redis",
@@ -116,6 +120,7 @@ def test_custom_resources_fit_their_definitions(preset: str, options: tuple[str,
     definitions = {
         "RayService": "ray.io_rayservices",
         "PodMonitor": "monitoring.coreos.com_podmonitors",
+        "PrometheusRule": "monitoring.coreos.com_prometheusrules",
     }
     for item in manifests(preset, *options):
         if item["kind"] in definitions:
@@ -183,6 +188,8 @@ def test_a_misspelt_property_of_a_custom_resource_is_seen() -> None:
             "config.targets.smollm2-135m-int8.num_replicas take 5",
         ),
         (["--set=config.draft.device=cuda"], "config.draft.device"),
+        (["--set=monitoring.alerts.thresholds.firstTokenS=3"], "thresholds/firstTokenS'"),
+        (["--set=monitoring.alerts.thresholds.servedShare=1"], "thresholds/servedShare'"),
         (["--set=extraLabels.app\\.kubernetes\\.io/name=a"], "'app.kubernetes.io/name'"),
         (["--set=placements.cpu.rayLabels.s2d-ray/cpu=no"], "'s2d-ray/cpu'"),
         (["--set=placements.cpu.min=3"], "placements.cpu.max: 2 is less than min, 3"),
@@ -289,7 +296,7 @@ def test_names_stay_within_what_kuberay_allows() -> None:
 
 
 def documents_of(release: str) -> list[Manifest]:
-    text = template("quickstart", release=release)
+    text = template("quickstart", *EVERYTHING, release=release)
     return [document for document in yaml.safe_load_all(text) if document]
 
 
@@ -398,6 +405,34 @@ def test_selectors_find_the_pods() -> None:
         selector = dict(monitor["spec"]["selector"]["matchLabels"])
         assert selector.pop("ray.io/node-type") in ("head", "worker")  # the operator's label
         assert selector.items() <= labels["router"].items()
+
+
+def test_the_chart_installs_the_alerts_that_the_command_writes() -> None:
+    """The same rules, with the thresholds of the values, whole numbers and tiny ones too."""
+    values = {"firstTokenS": 1, "servedShare": 0.99999, "maxWaiting": 5, "runbooks": "https://a/b"}
+    options = ("--set=monitoring.alerts.enabled=true",)
+    options += (f"--set-json=monitoring.alerts.thresholds={json.dumps(values)}",)
+    found = of_kind(manifests("quickstart", *options), "PrometheusRule")["spec"]
+    assert found == yaml.safe_load(filled(Thresholds.model_validate(values)))
+
+
+def test_the_chart_installs_the_dashboards_as_grafana_imports_them() -> None:
+    """Each in a ConfigMap of its own, below the megabyte that one may have."""
+    objects = manifests("quickstart", "--set=monitoring.dashboards.enabled=true")
+    found = [item for item in objects if "-board-" in item["metadata"]["name"]]
+    assert all(item["metadata"]["labels"]["grafana_dashboard"] == "1" for item in found)
+    pages = {name: text for item in found for name, text in item["data"].items()}
+    assert {name: json.loads(text) for name, text in pages.items()} == {
+        f"s2d-{page.name}.json": grafana.document(page) for page in DASHBOARDS
+    }
+    assert max(map(len, pages.values())) < 2**20
+
+
+def test_nothing_of_monitoring_is_installed_unless_it_is_asked_for() -> None:
+    """Its kinds are unknown to a cluster without the Prometheus operator."""
+    kinds = {item["kind"] for item in manifests("quickstart")}
+    assert not kinds & {"PodMonitor", "PrometheusRule"}
+    assert "board" not in json.dumps([item["metadata"] for item in manifests("quickstart")])
 
 
 def test_files_made_from_the_models_are_committed() -> None:

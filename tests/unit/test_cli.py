@@ -58,6 +58,7 @@ def test_the_command_is_named_as_the_project_says() -> None:
         "train",
         "evaluate-draft",
         "pack-draft",
+        "dashboards",
         "models",
         "bench",
         "simulate",

@@ -27,7 +27,7 @@ LAYERS = {
     "train": {"core", "models", "engine", "train", "config", "errors", "cli", "job_folder"}
     | {"pictures"},
     "kube": {"kube", "changes", "config", "errors", "observe", "tenants"},
-    "observe": {"observe"},
+    "observe": {"observe", "errors"},
     "simulate": {
         "simulate",
         "core",
@@ -62,6 +62,9 @@ FREE_OF_TORCH = [
     "core/hashing.py",
     "core/params.py",
     "engine/messages.py",
+    "observe/alerts.py",
+    "observe/cli.py",
+    "observe/pages/__init__.py",
     "pictures.py",
     "serve/engine_calls.py",
     "serve/ingress.py",
