@@ -14,6 +14,7 @@ from s2d_ray.config import (
     HttpConfig,
     PlanConfig,
     PlanRow,
+    PricesConfig,
     RoutedTarget,
     RoutingConfig,
     Section,
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parents[2]
     "section",
     [
         *(AppConfig, HttpConfig, PlanConfig, DraftConfig, TargetConfig, TenancyConfig),
-        *(AutoscalingConfig, RoutingConfig, RoutedTarget, PlanRow, ControlConfig),
+        *(AutoscalingConfig, RoutingConfig, RoutedTarget, PlanRow, ControlConfig, PricesConfig),
     ],
 )
 def test_every_config_key_is_documented_with_its_meaning(section: type[Section]) -> None:
