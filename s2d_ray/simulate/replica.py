@@ -38,7 +38,7 @@ class Engine:
         """Prompt tokens that a step of running texts reads at most."""
         return max(1, self.prefill_chunk // 4)
 
-    def beside_s(self, tokens: int) -> float:
+    def beside_s(self, tokens: float) -> float:
         """What so many prompt tokens add to a step of running texts."""
         return self.costs.prefill(tokens) - self.costs.prefill(1)
 

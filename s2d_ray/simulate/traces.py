@@ -37,7 +37,8 @@ class Kind(StrEnum):
     """How arrivals are drawn.
 
     steady: Poisson. bursty: Poisson whose rate a Markov chain switches. diurnal: Poisson whose rate
-    goes up and down once a day, or once in a whole trace that is shorter. heavy-tailed: gaps and lengths by Pareto's law.
+    goes up and down once a day, or once in a whole trace that is shorter. heavy-tailed: gaps and
+    lengths by Pareto's law.
     """
 
     STEADY = "steady"

@@ -37,7 +37,9 @@ def _guesses_per_token(simulation: Simulation, target: str) -> tuple[float, floa
 
 def _record(request: Request, drafted: float, accepted: float) -> UsageRecord:
     arrival, grant = request.arrival, request.grant
-    assert grant is not None and request.ended_s is not None and request.granted_s is not None
+    assert grant is not None
+    assert request.granted_s is not None
+    assert request.ended_s is not None
     return UsageRecord(
         ended_s=BEGINS_S + request.ended_s,
         request_id=f"simulated-{grant.id}",
