@@ -107,7 +107,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_without_drift_hardly_a_report_warns_and_a_real_one_is_told() -> None:
     """200 reports of texts whose guesses are alike: a test that took guesses for independent would
-    warn in a quarter of them."""
+    warn in an eighth of them."""
     false = 0
     for seed in range(200):
         found = drift.between_halves(usage_of(guessed([0.6] * 80, seed)))
