@@ -49,6 +49,7 @@ def advise(asked: Question) -> Values:
     per_s = loads(asked)
     needed = replicas_needed(carriers, per_s)
     values: Values = {
+        "currency": asked.config.prices.currency if asked.config.prices else None,
         "usage": _usage(asked),
         "cost": _cost(asked) if len(asked.usage) else None,
         "replicas": _replicas(asked, carriers, per_s, needed),
@@ -138,7 +139,6 @@ def _cost(asked: Question) -> Values:
     if total is not None and prices is not None:
         total += idle_hours * (prices.draft_hour or 0.0)
     return {
-        "currency": prices.currency if prices else None,
         "total": total,
         "idle_draft_hours": idle_hours,
         "targets": {

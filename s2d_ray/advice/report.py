@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
+from s2d_ray.advice.forecast import CHANCE
+
 Values = dict[str, Any]
 
 MOST_TENANTS = 20
@@ -72,8 +74,8 @@ def _costs(values: Values) -> Block | None:
     cost = values["cost"]
     if cost is None:
         return None
-    unit = cost["currency"] or "replica-hours"
-    key = "cost" if cost["currency"] else "hours"
+    unit = values["currency"] or "replica-hours"
+    key = "cost" if values["currency"] else "hours"
     rows = []
     for name, target in cost["targets"].items():
         rows.append((name, "all", *_bill(target, key)))
@@ -86,7 +88,7 @@ def _costs(values: Values) -> Block | None:
     usage = values["usage"]
     span = f"{when(usage['began_s'])} to {when(usage['ended_s'])}, UTC"
     notes = [f"{usage['requests']:,} requests from {span}."]
-    if cost["currency"]:
+    if values["currency"]:
         notes.append(f"All targets and the draft: {_shown(cost['total'], 4)} {unit}.")
     columns = (
         *("target", "tenant", "requests", "replica-hours"),
@@ -149,16 +151,13 @@ def _sharing(draft: Values, values: Values) -> Iterator[str]:
     if not draft["pays"]:
         yield "By these costs speculation pays for no target: without a draft nothing is slower."
         return
-    unit = (values["cost"] or {}).get("currency") or ""
+    money = ""
+    if draft["saved_per_hour"] is not None:
+        money = f" ({draft['saved_per_hour']:.4f} {values['currency']} an hour)"
     yield (
-        f"{draft['replicas']} replicas speculate: {draft['private']} private drafts, or "
-        f"{draft['shared']} shared. Sharing saves {draft['saved_drafts']} draft-hours an hour"
-        + (
-            f" ({draft['saved_per_hour']:.4f} {unit})".rstrip()
-            if draft["saved_per_hour"] is not None
-            else ""
-        )
-        + f", {draft['saved_cache_mib']} MiB of caches, and as many copies of its weights."
+        f"{draft['replicas']} replicas speculate: with {draft['private']} private drafts, or "
+        f"{draft['shared']} shared. Sharing saves {draft['saved_drafts']} drafts{money}, with "
+        f"{draft['saved_cache_mib']} MiB of caches and as many copies of the weights."
     )
     yield f"A guess takes {draft['saved_draft_time']:.0%} less of the draft's time when shared."
 
@@ -179,7 +178,7 @@ def _forecasts(values: Values) -> Iterator[Block]:
         notes = [
             f"At most replicas: {found['capacity_tokens_per_hour']:,.0f} output tokens an hour. "
             + runs_out(found["runs_out"], days),
-            f"The likely peak takes {at_peak['likely']} replicas, the upper end of the interval "
+            f"Replicas at the likely peak: {at_peak['likely']}; at the upper end of the interval: "
             f"{at_peak['high']}.",
             f"Method: {tokens['method']}.",
             *(
@@ -188,7 +187,7 @@ def _forecasts(values: Values) -> Iterator[Block]:
                 for each in tokens["trials"]
             ),
         ]
-        columns = ("an hour's", "peak", "likely", "interval of 90 %")
+        columns = ("an hour's", "peak", "likely", f"interval of {CHANCE:.0%}")
         yield Block(f"What comes: {name}", columns, tuple(rows), tuple(notes))
 
 
