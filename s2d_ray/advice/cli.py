@@ -119,7 +119,7 @@ def _usage(config: AppConfig, given: list[Path] | None) -> tuple[Usage, list[str
     size = sum(path.stat().st_size for path in paths if path.exists())
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("reading usage", total=size)
-        return read_usage(paths, lambda count: progress.advance(task, count))
+        return read_usage(paths, lambda count: progress.update(task, completed=count))
 
 
 def _costs(

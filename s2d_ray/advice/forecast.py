@@ -153,7 +153,7 @@ def structural(known: Hourly, hours: int) -> Forecast:
         # A fit that stops early may forecast well all the same; its trial tells.
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = model.fit(disp=False).get_forecast(hours)
-    # Nothing ahead is more certain than what is nearer; the slopes of its level say so already.
+    # Where some harmonics are better known than others, a later hour may seem surer by a hair.
     half = np.maximum.accumulate(_width() * np.asarray(found.se_mean))
     seasons = "days and weeks" if WEEK in periods else "days"
     method = f"level, slope and harmonics of {seasons}"
