@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from s2d_ray import __version__
+from s2d_ray.advice.cli import advise
 from s2d_ray.engine.messages import Mode
 from s2d_ray.errors import ConfigError, S2DError
 from s2d_ray.observe.cli import dashboards
@@ -177,6 +178,7 @@ app.command("evaluate-draft")(train_commands.evaluate_draft)
 app.command("pack-draft")(train_commands.pack_draft)
 app.command()(simulate)
 app.command()(dashboards)
+app.command()(advise)
 app.command()(tuning_commands.calibrate)
 app.command()(tuning_commands.sweep)
 

@@ -10,6 +10,7 @@ from s2d_ray.config.draft import DraftConfig
 from s2d_ray.config.engine import Device, EngineConfig, Precision
 from s2d_ray.config.http import CLOSING_S, HttpConfig
 from s2d_ray.config.plan import MAX_PROPOSAL, MAX_TREE_WIDTH, PlanConfig, Probability
+from s2d_ray.config.prices import PricesConfig
 from s2d_ray.config.routing import PlanRow, RoutedTarget, RoutingConfig
 from s2d_ray.config.scaling import BY_REQUESTS, BY_TOKENS, PUSH_INTERVAL_S, AutoscalingConfig
 from s2d_ray.config.section import Section, as_written, check_section, parse_section
@@ -36,6 +37,7 @@ __all__ = [
     "PlanConfig",
     "PlanRow",
     "Precision",
+    "PricesConfig",
     "Probability",
     "RoutedTarget",
     "RoutingConfig",

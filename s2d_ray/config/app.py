@@ -13,6 +13,7 @@ from s2d_ray.config.control import ControlConfig
 from s2d_ray.config.draft import DraftConfig
 from s2d_ray.config.http import HttpConfig
 from s2d_ray.config.plan import PlanConfig
+from s2d_ray.config.prices import PricesConfig
 from s2d_ray.config.routing import RoutingConfig
 from s2d_ray.config.section import Section, parse_section
 from s2d_ray.config.target import TARGET_NAME, TARGET_NAME_IN_WORDS, TargetConfig
@@ -47,6 +48,9 @@ class AppConfig(Section):
         description="The plan file of `s2d calibrate`, for requests that no row of the plan table "
         "fits; watched.",
     )
+    prices: PricesConfig | None = Field(
+        None, description="What replicas cost, for `s2d advise`; none: it counts replica-hours."
+    )
 
     telemetry: TelemetryConfig = Field(TelemetryConfig(), description="Logs and traces.")
 
@@ -71,6 +75,12 @@ class AppConfig(Section):
     def _routes_lead_somewhere(self) -> AppConfig:
         for trouble in self.routing.troubles(self.targets) if self.routing else ():
             raise PydanticCustomError("route", "{trouble}", {"trouble": trouble})
+        return self
+
+    @model_validator(mode="after")
+    def _prices_are_of_something(self) -> AppConfig:
+        for trouble in self.prices.troubles(self.targets) if self.prices else ():
+            raise PydanticCustomError("price", "{trouble}", {"trouble": trouble})
         return self
 
     @model_validator(mode="after")

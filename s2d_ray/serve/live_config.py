@@ -9,6 +9,8 @@ from s2d_ray.config import AppConfig, parse_config
 from s2d_ray.errors import ConfigError
 
 LIVE = ("plan", "routing", "plans", "control")
+UNREAD = ("prices",)
+"""Sections that no part of a running service reads."""
 
 
 class LiveConfig:
@@ -61,7 +63,7 @@ class LiveConfig:
         waiting = [
             name
             for name in AppConfig.model_fields
-            if name not in LIVE and getattr(written, name) != getattr(self._config, name)
+            if name not in LIVE + UNREAD and getattr(written, name) != getattr(self._config, name)
         ]
         if waiting:
             self._report(f"{self._path}: changes of {', '.join(waiting)} wait for the next start")

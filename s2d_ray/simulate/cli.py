@@ -56,6 +56,10 @@ def simulate(
     compare_scaling: Annotated[
         bool, typer.Option("--compare-scaling", help="Scale by requests and by tokens, in turn.")
     ] = False,
+    usage_out: Annotated[
+        Path | None,
+        typer.Option(help="Write what the ledger would have written of each request, as JSONL."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same run.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder of the result and its picture.")] = Path(
         "results"
@@ -72,8 +76,11 @@ def simulate(
     from s2d_ray.policy.scaling import ScaleBy
     from s2d_ray.simulate import setup
     from s2d_ray.simulate.traces import draw_trace, read_trace
+    from s2d_ray.simulate.usage import usage_records
 
     need_pictures()
+    if usage_out is not None and compare_scaling:
+        raise ConfigError("--usage-out writes one run; leave out --compare-scaling")
     parsed = load_config(config or default_config())
     if compare_scaling and not any(target.autoscaling for target in parsed.targets.values()):
         raise ConfigError("--compare-scaling: no target of the config has `autoscaling`")
@@ -106,6 +113,9 @@ def simulate(
         began_s = time.perf_counter()
         runs[label] = _run(service(by), arrivals(), duration_s, seed, label)
         seconds[label] = time.perf_counter() - began_s
+    if usage_out is not None:
+        lines = (f"{record.line()}\n" for record in usage_records(runs["run"]))
+        usage_out.write_text("".join(lines), encoding="utf-8")
     card = {
         "trace": trace if trace in list(Kind) else Path(trace).name,
         "minutes": duration_s / 60,

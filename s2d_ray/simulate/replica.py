@@ -33,6 +33,39 @@ class Engine:
     max_batch: int
     prefill_chunk: int
 
+    @property
+    def chunk_beside(self) -> int:
+        """Prompt tokens that a step of running texts reads at most."""
+        return max(1, self.prefill_chunk // 4)
+
+    def beside_s(self, tokens: float) -> float:
+        """What so many prompt tokens add to a step of running texts."""
+        return self.costs.prefill(tokens) - self.costs.prefill(1)
+
+    def pace(self, num_texts: int, draft: SharedDraft | None, user: object = None) -> Pace:
+        """How so many running texts go on: speculating while that writes faster, else plainly.
+
+        user: who asks the draft, beside all others that have joined it.
+        """
+        plain = Pace(1.0, self.costs.forward(num_texts, 1), None)
+        if draft is None:
+            return plain
+        forward_s = self.costs.forward(num_texts, 1 + draft.levels)
+        round_s = draft.round_s(user, num_texts, forward_s) + forward_s
+        if draft.tokens_per_round * plain.step_s <= round_s:
+            return plain
+        return Pace(draft.tokens_per_round, round_s, forward_s)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """tokens: committed per text and step. step_s: of a whole step. forward_s: the target's part of
+    a round; None: plain decoding."""
+
+    tokens: float
+    step_s: float
+    forward_s: float | None
+
 
 @dataclass
 class _Prompt:
@@ -137,12 +170,12 @@ class Replica:
 
     def _next_stretch(self) -> _Stretch:
         tokens, step_s, speculates = self._decode()
-        now_s, costs = self._clock.now_s, self._engine.costs
+        now_s, engine = self._clock.now_s, self._engine
         if self._prompts:
-            chunk = self._engine.prefill_chunk
-            budget = max(1, chunk // 4) if self._texts else chunk
+            budget = engine.chunk_beside if self._texts else engine.prefill_chunk
             read = min(budget, sum(prompt.tokens_left for prompt in self._prompts))
-            step_s = step_s + _beside(costs, read) if self._texts else costs.prefill(read)
+            beside_s = step_s + engine.beside_s(read)
+            step_s = beside_s if self._texts else engine.costs.prefill(read)
             return _Stretch(now_s, step_s, 1, tokens, read, speculates)
         num_steps = math.ceil((self._texts[0][0] - self._written) / tokens - SLACK)
         if self._draft is not None:
@@ -152,20 +185,12 @@ class Replica:
     def _decode(self) -> tuple[float, float, bool]:
         """Tokens per text and seconds of a step, and whether it speculates since that pays."""
         num_texts, draft = len(self._texts), self._draft
-        if not num_texts:
-            if draft is not None:
-                draft.leave(self)
-            return 0.0, 0.0, False
-        plain_s = self._engine.costs.forward(num_texts, 1)
-        if draft is None:
-            return 1.0, plain_s, False
-        forward_s = self._engine.costs.forward(num_texts, 1 + draft.levels)
-        round_s = draft.round_s(self, num_texts, forward_s) + forward_s
-        if draft.tokens_per_round * plain_s <= round_s:
+        pace = self._engine.pace(num_texts, draft, self) if num_texts else Pace(0.0, 0.0, None)
+        if draft is not None and pace.forward_s is None:
             draft.leave(self)
-            return 1.0, plain_s, False
-        draft.join(self, num_texts, forward_s)
-        return draft.tokens_per_round, round_s, True
+        elif draft is not None and pace.forward_s is not None:
+            draft.join(self, num_texts, pace.forward_s)
+        return pace.tokens, pace.step_s, pace.forward_s is not None
 
     def _end(self, stretch: _Stretch) -> None:
         """Commit a stretch, and go on."""
@@ -198,8 +223,3 @@ class Replica:
         if self._prompts:
             self._prompts[0].tokens_left -= num_tokens
         return ended
-
-
-def _beside(costs: CostModel, tokens: int) -> float:
-    """What so many prompt tokens add to a step of running texts."""
-    return costs.prefill(tokens) - costs.prefill(1)

@@ -28,6 +28,7 @@ CAPPED = 0.5
 """Share of requests that cap their output themselves, at the next power of two."""
 CALM_S, BURST_S, BURST = 60.0, 15.0, 8.0
 """Mean length of both states of a bursty trace, and the rate of a burst over that of a calm."""
+DAY_S = 86_400.0
 SWING = 0.8
 """Of a diurnal rate around its mean."""
 
@@ -36,7 +37,8 @@ class Kind(StrEnum):
     """How arrivals are drawn.
 
     steady: Poisson. bursty: Poisson whose rate a Markov chain switches. diurnal: Poisson whose rate
-    goes up and down once in the whole trace. heavy-tailed: gaps and lengths by Pareto's law.
+    goes up and down once a day, or once in a whole trace that is shorter. heavy-tailed: gaps and
+    lengths by Pareto's law.
     """
 
     STEADY = "steady"
@@ -100,7 +102,7 @@ def _times(kind: Kind, draw: random.Random, per_s: float, duration_s: float) -> 
                 least_s * draw.paretovariate(GAP_TAIL) for _ in itertools.count()
             )
         case Kind.DIURNAL:
-            times = _diurnal(draw, per_s, duration_s)
+            times = _diurnal(draw, per_s, min(DAY_S, duration_s))
         case Kind.BURSTY:
             times = _bursty(draw, per_s)
     return itertools.takewhile(lambda at_s: at_s < duration_s, times)

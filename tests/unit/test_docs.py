@@ -14,6 +14,7 @@ from s2d_ray.config import (
     HttpConfig,
     PlanConfig,
     PlanRow,
+    PricesConfig,
     RoutedTarget,
     RoutingConfig,
     Section,
@@ -37,6 +38,7 @@ ROOT = Path(__file__).parents[2]
     [
         *(AppConfig, HttpConfig, PlanConfig, DraftConfig, TargetConfig, TenancyConfig),
         *(AutoscalingConfig, RoutingConfig, RoutedTarget, PlanRow, ControlConfig, TelemetryConfig),
+        PricesConfig,
     ],
 )
 def test_every_config_key_is_documented_with_its_meaning(section: type[Section]) -> None:

@@ -23,7 +23,8 @@ from s2d_ray.simulate.figures import percentile
 from s2d_ray.simulate.replica import Engine
 from s2d_ray.simulate.request import Arrival
 from s2d_ray.simulate.service import Service, Simulation, Target
-from s2d_ray.simulate.traces import Caps, Kind, Mix, draw_trace, read_trace
+from s2d_ray.simulate.traces import DAY_S, Caps, Kind, Mix, draw_trace, read_trace
+from s2d_ray.simulate.usage import usage_records
 from tests.simulating import MANY, MEASURED, MIX, NO_LIMITS, arrival
 
 STEP_S = partial(MEASURED.draft, MEASURED.layers[0])
@@ -261,6 +262,38 @@ def test_the_config_says_how_a_target_is_simulated() -> None:
     assert mix == Mix({"small": Caps(2048, 512), "big": Caps(2048, 512)}, list(tenants))
 
 
+def test_usage_records_tell_what_the_simulated_requests_did() -> None:
+    """Their guesses sum to those of the rounds that the target speculated in."""
+    run = run_with_draft(2, 0.8)
+    records = list(usage_records(run))
+    done = [each for each in run.requests if each.ended_s is not None]
+    assert len(records) == len(done) == 16
+    assert [each.ended_s for each in records] == sorted(each.ended_s for each in records)
+    assert sum(each.completion_tokens for each in records) == sum(
+        each.arrival.output_tokens for each in done
+    )
+    assert all(each.total_ms >= (each.first_token_ms or 0) > 0 for each in records)
+    drafted = sum(each.drafted_tokens for each in records)
+    accepted = sum(each.accepted_tokens for each in records)
+    assert run.draft is not None
+    share = (run.draft.tokens_per_round - 1) / run.draft.levels
+    assert accepted / drafted == pytest.approx(share, rel=0.02)
+    plain = list(usage_records(run_with_draft(2, 0.0)))
+    assert {each.drafted_tokens for each in plain} == {0}
+
+
+def test_a_diurnal_trace_of_days_has_each_of_them() -> None:
+    """Twice the same up and down, quiet at midnight between them."""
+    caps = Mix({"t": Caps(64, 4)}, ["a"])
+    times = [
+        each.at_s / 3_600
+        for each in draw_trace(Kind.DIURNAL, caps, duration_s=2 * DAY_S, per_s=0.02, seed=1)
+    ]
+    by_quarter = [sum(6 * n <= at < 6 * n + 6 for at in times) for n in range(8)]
+    nights, days = by_quarter[0::4] + by_quarter[3::4], by_quarter[1:3] + by_quarter[5:7]
+    assert max(nights) < 0.6 * min(days)
+
+
 def command(*words: str) -> tuple[int, dict[str, Any], str]:
     result = CliRunner().invoke(app, ["simulate", *words])
     last = result.stdout.splitlines()[-1] if result.stdout else "{}"
@@ -268,8 +301,12 @@ def command(*words: str) -> tuple[int, dict[str, Any], str]:
 
 
 def test_the_command_writes_its_json_line_and_its_picture(tmp_path: Path) -> None:
-    code, values, shown = command("--minutes", "2", "--out", str(tmp_path))
+    usage = tmp_path / "usage.jsonl"
+    words = ("--minutes", "2", "--out", str(tmp_path), "--usage-out", str(usage))
+    code, values, shown = command(*words)
     assert code == 0
+    finished = sum(target["finished"] for target in values["targets"].values())
+    assert len(usage.read_text().splitlines()) == finished > 0
     written = next(tmp_path.glob("simulate-*.json"))
     assert json.loads(written.read_text()) == values
     assert next(tmp_path.glob("simulate-*.png")).read_bytes()[:4] == b"\x89PNG"
