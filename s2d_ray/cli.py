@@ -11,9 +11,11 @@ import typer
 from s2d_ray import __version__
 from s2d_ray.engine.messages import Mode
 from s2d_ray.errors import ConfigError, S2DError
+from s2d_ray.report.cli import report
 from s2d_ray.simulate.cli import simulate
 from s2d_ray.train import cli as train_commands
 from s2d_ray.tuning import cli as tuning_commands
+from s2d_ray.verdict.cli import verdict
 
 app = typer.Typer(
     name="s2d",
@@ -177,6 +179,8 @@ app.command("pack-draft")(train_commands.pack_draft)
 app.command()(simulate)
 app.command()(tuning_commands.calibrate)
 app.command()(tuning_commands.sweep)
+app.command()(report)
+app.command()(verdict)
 
 
 _sub_commands = app.command(
