@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,13 +79,19 @@ def by_signs(differences: Sequence[float]) -> float | None:
         return None
     values = np.array(differences)
     observed = abs(values.mean())
+    hits = np.abs(_signs(len(values)) @ values) / len(values) >= observed * (1 - 1e-9)
     if len(values) <= EXACT_PAIRS:
-        numbers = np.arange(2 ** len(values))
-        signs = 1.0 - 2.0 * ((numbers[:, None] >> np.arange(len(values))) & 1)
-        return float(np.mean(np.abs(signs @ values) / len(values) >= observed * (1 - 1e-9)))
-    signs = 2.0 * np.random.default_rng(SEED).integers(0, 2, (DRAWS, len(values))) - 1.0
-    hits = np.abs(signs @ values) / len(values) >= observed * (1 - 1e-9)
+        return float(hits.mean())
     return float((1 + hits.sum()) / (1 + DRAWS))
+
+
+@lru_cache(maxsize=4)
+def _signs(count: int) -> NDArray[np.float64]:
+    """All signs of so few numbers, or `DRAWS` of them. -> [choices, count]"""
+    if count <= EXACT_PAIRS:
+        numbers = np.arange(2**count)
+        return 1.0 - 2.0 * ((numbers[:, None] >> np.arange(count)) & 1)
+    return 2.0 * np.random.default_rng(SEED).integers(0, 2, (DRAWS, count)) - 1.0
 
 
 def by_ranges(before: Repeats, after: Repeats) -> float | None:

@@ -92,14 +92,14 @@ def test_holm_minds_all_comparisons() -> None:
 
 
 def test_an_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
-    """Of means over 40 questions; 100 drawn sets."""
+    """Of means over 40 questions; 50 drawn sets."""
     draw = random.Random(5)
     hits = 0
-    for _ in range(100):
+    for _ in range(50):
         rows = [
             (1.2 * math.exp(draw.gauss(0, 0.2)), math.exp(draw.gauss(0, 0.2))) for _ in range(40)
         ]
         low, high = interval(rows)
         hits += low <= 1.2 <= high
-    assert 88 <= hits <= 100
+    assert 43 <= hits <= 50
     assert interval([(2.0, 1.0)] * 6) == (2.0, 2.0)
