@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 WIDTH = 5.2
 """Inches of 72 units: a little more than a phone is wide."""
 
+LEGEND = 62
+"""Letters that a line of the legend has room for."""
+
 INK = "#010203"
 """Stands for the colour of the page's text; no palette has it."""
 
@@ -166,8 +169,8 @@ def _picture(
         panel = figure.subplots()
         draw(panel)
         if legend:
-            columns = 2 if len(panel.get_legend_handles_labels()[1]) > 3 else 3
-            figure.legend(loc="outside lower center", ncols=columns)
+            longest = max(map(len, panel.get_legend_handles_labels()[1]), default=1)
+            figure.legend(loc="outside lower center", ncols=max(1, LEGEND // (longest + 6)))
         text = io.StringIO()
         metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(text, format="svg", metadata=metadata)

@@ -42,8 +42,8 @@ def verdict(
 ) -> None:
     """Does a draft earn its place? Evaluate, calibrate, benchmark; write a page with the verdict.
 
-    Exit code 0: it does, for every target; 1: not, or it cannot be told. The last line of the
-    output is one JSON object; docs/reports.md explains it.
+    Exit code 0: it does, for every target; 1: not, or it cannot be told; with --quick, which asks
+    too little to tell, only 1 if texts differ. The last line is JSON; docs/reports.md explains it.
     """
     from s2d_ray.cli import default_config
     from s2d_ray.config import load_config

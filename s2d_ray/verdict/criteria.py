@@ -37,11 +37,19 @@ class Verdict:
     criteria: tuple[Criterion, ...]
 
     @property
+    def _holds(self) -> dict[str, bool | None]:
+        return {each.name: each.holds for each in self.criteria}
+
+    @property
+    def identical(self) -> bool:
+        """No plan of ours wrote another text."""
+        return self._holds["texts"] is True
+
+    @property
     def earns(self) -> bool:
         """Texts and speed must be known to hold; the others must not be known to fail."""
-        by_name = {each.name: each.holds for each in self.criteria}
-        must = by_name["texts"] is True and by_name["speed"] is True
-        return must and False not in by_name.values()
+        known = self.identical and self._holds["speed"] is True
+        return known and False not in self._holds.values()
 
     @property
     def sentence(self) -> str:

@@ -30,6 +30,7 @@ from s2d_ray.tuning.search import Grid
 from s2d_ray.verdict import steps
 from s2d_ray.verdict.criteria import Verdict, judge, section
 from s2d_ray.verdict.steps import Settings, Size
+from tests.corpora import random_corpus
 from tests.results import PLANS, other_text, questions
 from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder
 from tests.unit.test_spec_bench import fake
@@ -44,6 +45,7 @@ SIZE = Size(
     plans=("cascade",),
     per_group=3,
     max_new_tokens=4,
+    settles=True,
 )
 
 
@@ -100,6 +102,17 @@ def test_too_few_questions_tell_nothing() -> None:
     found = judge("small", questions(5, 1), {})
     assert not found.earns
     assert "too few to tell" in found.sentence
+
+
+def test_a_quick_run_fails_only_for_other_texts() -> None:
+    """A whole one for any no."""
+    slow = verdict_on(0.8)
+    held = questions(48, 1)
+    wrong = judge("small", [other_text(held[0], "cascade"), *held[1:]], {})
+    good = verdict_on(1.3)
+    for given, whole, quick in (([good], 0, 0), ([good, slow], 1, 0), ([good, wrong], 1, 1)):
+        assert steps.status_of(given, steps.WHOLE) == whole
+        assert steps.status_of(given, steps.QUICK) == quick
 
 
 def test_the_verdict_is_the_first_thing_on_the_page() -> None:
@@ -182,6 +195,10 @@ def test_what_cannot_be_judged_is_refused_before_it_begins(
     settings = Settings(config, tmp_path, lambda work: 0.001, targets=("huge",))
     with pytest.raises(ConfigError, match="--target: huge is none of the config's: tiny"):
         steps.run(settings)
+    corpus = random_corpus(tmp_path / "corpus", Path(config.targets["tiny"].model))
+    big = config.model_copy(update={"targets": {"big": config.targets["tiny"]}})
+    with pytest.raises(ConfigError, match="corpus was written by tiny; judged are big"):
+        steps.run(replace(settings, config=big, targets=(), corpora=(corpus,)))
     without = config.model_copy(update={"draft": None})
     with pytest.raises(ConfigError, match="no draft; name one with --draft"):
         steps.run(replace(settings, config=without, targets=()))
