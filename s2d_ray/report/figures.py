@@ -143,6 +143,25 @@ def _(result: shapes.Vllm, answers: Sequence[Answered]) -> Iterator[Figure]:
 
 
 @_figures.register
+def _(result: shapes.Load, answers: Sequence[Answered]) -> Iterator[Figure]:
+    for run in result.runs:
+        name = f"{run.offered_per_s:g} a second"
+        yield Figure(f"{name} / goodput", run.goodput_tokens_per_s, absolute=True)
+        for what, of in (("TTFT", run.ttft_ms), ("TPOT", run.tpot_ms)):
+            for percentile, ms in of.items():
+                yield Figure(f"{name} / {what} {percentile}, ms", ms, -1, absolute=True)
+
+
+@_figures.register
+def _(result: shapes.Router, answers: Sequence[Answered]) -> Iterator[Figure]:
+    rounds = int(result.card.get("rounds", 1))
+    for case, by_clients in result.cases.items():
+        for clients, cell in by_clients.items():
+            noise = Repeats(*cell.ratio, runs=rounds)
+            yield Figure(f"{case} / {clients} clients / over echo", cell.ratio[0], 1, noise)
+
+
+@_figures.register
 def _(result: shapes.Engine, answers: Sequence[Answered]) -> Iterator[Figure]:
     for key in ("plain_vs_generate", "actor_vs_in_process", "shared_vs_private"):
         value = getattr(result, key)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from s2d_ray.report import history, learned, measured, sentences
+from s2d_ray.report import history, learned, measured, sentences, service
 from s2d_ray.report.history import Entry
 from s2d_ray.report.parts import Section
 from s2d_ray.report.sources import COMMANDS, Source
@@ -47,6 +47,7 @@ def render(
         learned.prediction(ordered),
         measured.concurrency(ordered),
         measured.curves(ordered),
+        service.section(ordered),
         history.section(entries),
     ]
     page = _template().render(

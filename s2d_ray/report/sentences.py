@@ -97,6 +97,23 @@ def _(result: shapes.Engine, model: str) -> Iterator[tuple[str, str]]:
 
 
 @_say.register
+def _(result: shapes.Load, model: str) -> Iterator[tuple[str, str]]:
+    model = result.card.get("model", model)
+    for run in result.runs:
+        yield (
+            model,
+            f"Of {run.requests} requests, {run.offered_per_s:g} a second, {run.answered} were "
+            f"answered, {run.goodput_tokens_per_s:.1f} tokens a second in all.",
+        )
+
+
+@_say.register
+def _(result: shapes.Router, model: str) -> Iterator[tuple[str, str]]:
+    told = [f"{clients}: {cell.ratio[0]:.2f}" for clients, cell in result.whole.items()]
+    yield "the router", f"Requests over those of a bare echo, by clients: {', '.join(told)}."
+
+
+@_say.register
 def _(result: shapes.Vllm, model: str) -> Iterator[tuple[str, str]]:
     told = [f"{ratio:.2f} with {size}" for size, ratio in result.plain_vs_vllm.items()]
     yield model, f"Plain decoding over vLLM, by texts at once: {', '.join(told)}."

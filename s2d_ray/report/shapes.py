@@ -20,6 +20,8 @@ class Shape(BaseModel):
 class Result(Shape):
     """One result. card: of hardware and code; empty where an older command wrote none."""
 
+    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+
     card: dict[str, str] = {}
 
 
@@ -202,3 +204,38 @@ class Vllm(Result):
     plain_vs_vllm: dict[str, float]
     spread: dict[str, Ends]
     same_ids: bool
+
+
+class LoadRun(Shape):
+    """One rate of `make load`. ttft_ms, tpot_ms: by percentile."""
+
+    offered_per_s: float
+    requests: int
+    answered: int
+    goodput_tokens_per_s: float
+    ttft_ms: dict[str, float]
+    tpot_ms: dict[str, float]
+
+
+class Load(Result):
+    """`make load`."""
+
+    runs: list[LoadRun]
+
+
+class RouterCell(Shape):
+    """So many clients. ratio: requests a second over the echo's, median, lowest and highest."""
+
+    ratio: tuple[float, float, float]
+
+
+class Router(Result):
+    """`s2d bench router`, by number of clients: answers of one token, and streamed ones."""
+
+    whole: dict[str, RouterCell]
+    streamed: dict[str, RouterCell]
+
+    @property
+    def cases(self) -> dict[str, dict[str, RouterCell]]:
+        """Both, by name."""
+        return {"whole": self.whole, "streamed": self.streamed}

@@ -30,6 +30,8 @@ COMMANDS: Final[Mapping[type[Result], str]] = {
     shapes.Evaluate: "evaluate-draft",
     shapes.Training: "train",
     shapes.Vllm: "beside vLLM",
+    shapes.Load: "make load",
+    shapes.Router: "bench router",
 }
 """Each kind of result, and what wrote it, in the order of the page."""
 
@@ -156,6 +158,8 @@ def recognise(tree: Any) -> type[Result] | None:
         (shapes.Engine, lambda tree: "forward_rows" in tree),
         (shapes.Vllm, lambda tree: "plain_vs_vllm" in tree),
         (shapes.Training, lambda tree: "exits" in tree and "base" in tree),
+        (shapes.Load, lambda tree: "runs" in tree and "card" in tree),
+        (shapes.Router, lambda tree: "whole" in tree and "streamed" in tree),
     )
     for kind, holds in own:
         if holds(tree):

@@ -63,11 +63,42 @@ EVALUATION = {
 }
 
 
-def test_every_recorded_result_is_read_and_all_kinds_but_one_are_recorded() -> None:
-    """No result of `evaluate-draft` is in the repository; the sample above stands for it."""
+LOAD = {
+    "card": {"model": "small", "commit": "abc", "minutes": 10.0, "seed": 1},
+    "runs": [
+        {
+            "offered_per_s": 0.5,
+            "requests": 300,
+            "answered": 299,
+            "goodput_tokens_per_s": 24.5,
+            "ttft_ms": {"p50": 100.0, "p95": 420.0},
+            "tpot_ms": {"p50": 40.0, "p95": 61.0},
+        }
+    ],
+}
+ROUTER = {
+    "whole": {"1": {"ratio": [0.9, 0.88, 0.93]}},
+    "streamed": {"1": {"ratio": [0.8, 0.79, 0.84]}},
+    "delta": {"bytes": 90, "us": 8.0},
+    "card": {"cpu": "Some CPU", "commit": "abc", "rounds": 5},
+}
+UNRECORDED = {"evaluate-draft": EVALUATION, "make load": LOAD, "bench router": ROUTER}
+"""Samples of what no recorded result is of."""
+
+
+def test_every_recorded_result_is_read_and_a_sample_stands_for_each_other_kind() -> None:
     kinds = {read_source(path).kind for path in RECORDED}
-    assert kinds == {*COMMANDS.values()} - {"evaluate-draft"}
-    assert parse(Path("e.json"), EVALUATION).kind == "evaluate-draft"
+    assert kinds == {*COMMANDS.values()} - {*UNRECORDED}
+    for kind, tree in UNRECORDED.items():
+        assert parse(Path("e.json"), tree).kind == kind
+
+
+def test_the_service_has_its_answers_and_waits_on_the_page() -> None:
+    page = render([parse(Path("l.json"), LOAD), parse(Path("r.json"), ROUTER)])
+    for told in ("299/300", "<td>420</td>", "<td>10.0</td>", "by clients: 1: 0.90."):
+        assert told in page
+    (line,) = [e for e in compare(*[parse(Path("r.json"), ROUTER)] * 2).lines if "whole" in e.name]
+    assert (line.verdict, line.before) == ("as before", 0.9)
 
 
 def test_a_draft_of_the_package_is_a_result_of_its_training() -> None:
