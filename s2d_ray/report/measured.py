@@ -34,9 +34,11 @@ def speed(sources: Sequence[Source]) -> Section:
 def _spec(name: str, result: shapes.Spec) -> Iterator[Block]:
     for target, found in result.targets.items():
         title = f"{target}, {name}"
-        whole = [Bar(plan, one.speedup.overall, one.spread.ends) for plan, one in _of(found)]
+        whole = [
+            Bar(plan, one.speedup.overall, one.spread.ends) for plan, one in found.plans.items()
+        ]
         groups = {
-            group: {plan: one.speedup.groups[group] for plan, one in _of(found)}
+            group: {plan: one.speedup.groups[group] for plan, one in found.plans.items()}
             for group in found.questions
         }
         rows = [
@@ -48,7 +50,7 @@ def _spec(name: str, result: shapes.Spec) -> Iterator[Block]:
             )
         ]
         total = sum(found.questions.values())
-        for plan, one in _of(found):
+        for plan, one in found.plans.items():
             rows.append(
                 (
                     plan,
@@ -70,10 +72,6 @@ def _spec(name: str, result: shapes.Spec) -> Iterator[Block]:
             ],
             [Table(("plan", *numbers, *last), tuple(rows))],
         )
-
-
-def _of(found: shapes.SpecTarget) -> Iterator[tuple[str, shapes.SpecPlan]]:
-    yield from found.plans.items()
 
 
 def _ends(ends: shapes.Ends) -> str:
@@ -125,7 +123,8 @@ def _beside_vllm(name: str, result: shapes.Vllm) -> Block:
         for size, ratio in result.plain_vs_vllm.items()
     ]
     title = f"{name}: plain decoding over vLLM"
-    return Block(name, "", [plots.bars(title, chosen, "over vLLM")])
+    text = "Both wrote the same ids." if result.same_ids else "They wrote other ids."
+    return Block(name, text, [plots.bars(title, chosen, "over vLLM")])
 
 
 def concurrency(sources: Sequence[Source]) -> Section:

@@ -35,7 +35,6 @@ class Speedup(Shape):
 class QuestionSpread(Shape):
     """Of the ratios of single questions."""
 
-    median: float
     ends: Ends
 
 
@@ -75,8 +74,6 @@ class Curves(Shape):
 
     stock: float
     forward: dict[str, float]
-    tree: dict[str, float] = {}
-    prefill: dict[str, float]
     draft: dict[str, dict[str, float]]
 
 
@@ -95,7 +92,6 @@ class Engine(Result):
     shared_vs_private: float | None = None
     shares_of_ideal: dict[str, float] = {}
     acceptance: dict[str, float] = {}
-    identical: bool | None = None
     spread: dict[str, Ends | dict[str, Ends]] = {}
     runs: int = 3
 
@@ -148,7 +144,6 @@ class Sweep(Result):
 class StepCost(Shape):
     """A draft step of one row."""
 
-    step_ms: float
     of_target_step: float
 
 
