@@ -13,9 +13,11 @@ from s2d_ray.advice.cli import advise
 from s2d_ray.engine.messages import Mode
 from s2d_ray.errors import ConfigError, S2DError
 from s2d_ray.observe.cli import dashboards
+from s2d_ray.report.cli import report
 from s2d_ray.simulate.cli import simulate
 from s2d_ray.train import cli as train_commands
 from s2d_ray.tuning import cli as tuning_commands
+from s2d_ray.verdict.cli import verdict
 
 app = typer.Typer(
     name="s2d",
@@ -181,6 +183,8 @@ app.command()(dashboards)
 app.command()(advise)
 app.command()(tuning_commands.calibrate)
 app.command()(tuning_commands.sweep)
+app.command()(report)
+app.command()(verdict)
 
 
 _sub_commands = app.command(

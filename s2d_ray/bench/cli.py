@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from s2d_ray.report.cli import compare
+
 bench_app = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+bench_app.command()(compare)
 
 
 Config = Annotated[Path | None, typer.Argument(help="A config file; by default the quickstart's.")]

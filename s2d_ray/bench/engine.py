@@ -89,6 +89,7 @@ def run(settings: Settings) -> int:
     for name in wrong:
         print(f"DIFFERS  {name}")
     values |= {"card": shown, "quick": settings.quick, "seed": settings.seed}
+    values["runs"] = settings.scale.num_runs
     values["seconds"] = round(time.monotonic() - started_s, 1)
     save(settings.out, values)
     print(json.dumps(values))

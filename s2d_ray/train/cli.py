@@ -210,6 +210,7 @@ def evaluate_draft(
     from s2d_ray.config import load_config
 
     parsed = load_config(config or default_config())
+    from s2d_ray.bench.card import host_card
     from s2d_ray.pictures import need_pictures
     from s2d_ray.train.evaluation import Scope, evaluate
     from s2d_ray.train.evaluation_report import report
@@ -219,7 +220,11 @@ def evaluate_draft(
     scope = Scope(texts, draws, max(1, parsed.plan.max_proposal))
     with token_bar("evaluating", None) as (say, advance):
         worths = evaluate(parsed, draft, corpus, scope, say, advance)
-    table, line = report(worths, scope, draft, out)
+    card = host_card(parsed) | {
+        "draft": draft.name,
+        "scale": f"{texts} texts by temperature, noise of seeds 1 to {draws}",
+    }
+    table, line = report(worths, scope, draft, card, out)
     typer.echo(f"{table}\n\n{line}")
 
 

@@ -84,6 +84,13 @@ class Worth:
                 "calibration_error": _by(by_temperature, lambda w: calibration_error(w.bins)),
                 "acceptance": _by(by_temperature, lambda w: w.acceptance),
                 "optimum": _by(by_temperature, lambda w: w.optimum),
+                "reliability": {
+                    f"{temperature:g}": [
+                        [bin_.count, round(bin_.confidence, 4), round(bin_.accepted, 4)]
+                        for bin_ in worth.bins
+                    ]
+                    for temperature, worth in by_temperature.items()
+                },
                 "cost": {
                     "step_ms": round(self.costs.draft_ms[exit_], 3),
                     "of_target_step": round(self.costs.of_target[exit_], 4),

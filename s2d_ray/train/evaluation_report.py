@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from s2d_ray.job_folder import write_atomically
 from s2d_ray.train.evaluation import Scope, Worth
 
 
-def report(worths: Sequence[Worth], scope: Scope, draft: Path, out: Path) -> tuple[str, str]:
+def report(
+    worths: Sequence[Worth], scope: Scope, draft: Path, card: Mapping[str, str], out: Path
+) -> tuple[str, str]:
     """Write evaluation.md, evaluation.json and the pictures into `out`. -> table, JSON line"""
     out.mkdir(parents=True, exist_ok=True)
     table = "\n".join(_table(worths, scope))
@@ -28,9 +30,11 @@ def report(worths: Sequence[Worth], scope: Scope, draft: Path, out: Path) -> tup
             }
             for worth in worths
         },
+        "card": dict(card),
     }
     line = json.dumps(tree)
-    write_atomically(out / "evaluation.md", table + "\n")
+    shown = "\n".join(f"- {name}: {value}" for name, value in card.items())
+    write_atomically(out / "evaluation.md", f"{shown}\n\n{table}\n")
     write_atomically(out / "evaluation.json", line + "\n")
     for worth in worths:
         _draw_reliability(worth, out / f"reliability-{worth.target}.png")

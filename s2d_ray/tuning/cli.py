@@ -65,7 +65,7 @@ def calibrate(
             from s2d_ray.tuning import calibrate as command
             from s2d_ray.tuning import gather, search
 
-            hop_s = _hop_s(hop_ms, parsed, work, temp_dir)
+            hop_s = hop_seconds(hop_ms, parsed, work, temp_dir)
             status = command.run(
                 command.Settings(
                     parsed,
@@ -95,7 +95,7 @@ def _asked(questions: Path | None, half: int) -> list[Asked]:
     return of_questions(choose(read_questions(questions), None, first_turns=True), half)
 
 
-def _hop_s(hop_ms: float | None, config: AppConfig, work: Path, temp_dir: Path) -> float:
+def hop_seconds(hop_ms: float | None, config: AppConfig, work: Path, temp_dir: Path) -> float:
     """Seconds of a call of the draft: as given, as measured before, or of an actor in a Ray of its
     own; none without a draft."""
     path = work / "hop.json"

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from s2d_ray.bench import spec_figures
+from s2d_ray.bench.figures import Spread, spread
 from s2d_ray.bench.spec_figures import BASELINE, Answered
 from s2d_ray.core.goodput import PLAIN
 from s2d_ray.tuning.calibrate_report import shown
@@ -92,6 +92,7 @@ def figures(swept: Swept) -> dict[str, Any]:
     best = max(by_plan, key=lambda plan: float(by_plan[plan]["predicted"]))
     groups = swept.groups()
     speedups = {task: spec_figures.speedup(of, PLANNED) for task, of in groups.items()}
+    crowds = _by_concurrency(swept.crowds)
     return {
         "best": {
             "plan": best,
@@ -99,7 +100,9 @@ def figures(swept: Swept) -> dict[str, Any]:
             "measured": by_plan[best]["measured"],
         },
         "by_plan": by_plan,
-        "by_concurrency": _by_concurrency(swept.crowds),
+        "by_concurrency": {size: of.rounded for size, of in crowds.items()},
+        "concurrency_spread": {size: of.ends for size, of in crowds.items()},
+        "concurrency_runs": len({each.run for each in swept.crowds}),
         "by_group": {task: round(speedup, 4) for task, speedup in speedups.items()},
         "min_group_speedup": round(min(speedups.values()), 4),
         "plain_tokens_per_second": round(spec_figures.speed(answered, BASELINE), 3),
@@ -120,11 +123,11 @@ def _plan_figures(swept: Swept, plan: str) -> dict[str, Any]:
     }
 
 
-def _by_concurrency(crowds: Sequence[Crowd]) -> dict[str, float]:
-    """Planned over plain, the median of the runs."""
+def _by_concurrency(crowds: Sequence[Crowd]) -> dict[str, Spread]:
+    """Planned over plain, run by run."""
     sizes = sorted({each.size for each in crowds})
     return {
-        str(size): round(median(each.auto / each.off for each in crowds if each.size == size), 4)
+        str(size): spread(each.auto / each.off for each in crowds if each.size == size)
         for size in sizes
     }
 

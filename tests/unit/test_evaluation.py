@@ -171,11 +171,16 @@ def test_the_report_holds_every_figure_and_picture(
 ) -> None:
     """The JSON line has the keys that programs read, per target and exit."""
     need_pictures()
-    table, line = report([worth], SCOPE, draft, tmp_path)
+    table, line = report([worth], SCOPE, draft, {"commit": "abc"}, tmp_path)
     tree = json.loads(line)
     assert json.loads((tmp_path / "evaluation.json").read_text()) == tree
+    assert tree["card"] == {"commit": "abc"}
     exits = tree["targets"]["tiny"]["exits"]
     assert set(exits) == {"2", "6"}
+    for one in exits.values():
+        bins = one["reliability"]["0"]
+        accepted = sum(count * share for count, _, share in bins) / sum(n for n, _, _ in bins)
+        assert accepted == pytest.approx(one["agreement"], abs=1e-3)
     for figures in exits.values():
         assert set(figures) >= KEYS
         assert set(figures["expected_accepted_length"]) == {"0", "0.7", "1"}

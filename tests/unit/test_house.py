@@ -25,7 +25,8 @@ LAYERS = {
     "engine": {"core", "models", "engine", "config", "errors"},
     "policy": {"policy", "errors"},
     "train": {"core", "models", "engine", "train", "config", "errors", "cli", "job_folder"}
-    | {"pictures"},
+    | {"pictures", "bench"},
+    "report": {"report", "bench", "errors", "job_folder", "pictures"},
     "kube": {"kube", "changes", "config", "errors", "observe", "tenants"},
     "observe": {"observe", "errors"},
     "advice": {"advice", "core", "policy", "simulate", "config", "errors", "plan_file", "pictures"},
@@ -53,6 +54,9 @@ FREE_OF_TORCH = [
     "install.py",
     "kube/values.py",
     "plan_file.py",
+    "report/cli.py",
+    "report/compare.py",
+    "report/page.py",
     "preflight.py",
     "tenants.py",
     "core/calibration.py",
@@ -79,6 +83,7 @@ FREE_OF_TORCH = [
     "simulate/report.py",
     "simulate/service.py",
     "train/cli.py",
+    "verdict/cli.py",
 ]
 
 
@@ -176,17 +181,17 @@ def test_nobody_imports_serve_but_the_command_and_the_benchmarks() -> None:
         for name in imports(path)
         if our_package(name) == "serve"
     }
-    assert importers <= {"serve", "cli", "bench", "tuning"}
+    assert importers <= {"serve", "cli", "bench", "tuning", "verdict"}
 
 
-def test_nobody_imports_train_but_the_command() -> None:
+def test_nobody_imports_train_but_the_commands() -> None:
     importers = {
         package_of(path)
         for path in MODULES
         for name in imports(path)
         if our_package(name) == "train"
     }
-    assert importers == {"train", "cli"}
+    assert importers == {"train", "verdict", "cli"}
 
 
 def test_serve_loads_no_torch_before_a_replica_is_built() -> None:

@@ -1,0 +1,1 @@
+"""Does a draft earn its place beside its targets: evaluate, calibrate, benchmark, and judge."""

@@ -1,0 +1,100 @@
+"""The figures in the README and in docs/results are those of the recorded results, as printed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from s2d_ray.report import sentences, shapes
+from s2d_ray.report.sources import read_source
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results"
+DRAFT = ROOT / "s2d_ray" / "drafts" / "smollm2-135m"
+README = " ".join((ROOT / "README.md").read_text().split())
+
+
+def draft() -> shapes.Training:
+    found = read_source(RESULTS / "draft-smollm2-135m-2026-11-28.json").result
+    assert isinstance(found, shapes.Training)
+    return found
+
+
+def spec() -> shapes.SpecTarget:
+    found = read_source(RESULTS / "spec-smollm2-135m-2026-11-28.json").result
+    assert isinstance(found, shapes.Spec)
+    return found.targets["smollm2-135m"]
+
+
+def figures() -> dict[str, str]:
+    """Each sentence of the README with a figure in it, and the figure as it should be printed."""
+    agreed, seconds = draft().of_exits("agreed"), draft().seconds
+    questions = spec()
+    return {
+        r"draft, (\d+) MB in the repository": f"{(draft().size_bytes or 0) / 1e6:.0f}",
+        r"(\d+) minutes of writing text": f"{seconds['writing'] / 60:.0f}",
+        r"(\d+) minutes of training": f"{seconds['training'] / 60:.0f}",
+        r"(\d+) % \(behind two\)": f"{agreed[2]:.0%}".rstrip("%"),
+        r"(\d+) % \(behind four\)": f"{agreed[4]:.0%}".rstrip("%"),
+        r"made (\d+) questions of Spec-Bench": f"{sum(questions.questions.values())}",
+        r"questions of Spec-Bench ([\d.]+) times as": (
+            f"{questions.plans['cascade'].speedup.overall:.2f}"
+        ),
+    }
+
+
+@pytest.mark.parametrize("sentence", figures())
+def test_a_figure_of_the_readme_is_the_recorded_one(sentence: str) -> None:
+    assert re.findall(sentence, README) == [figures()[sentence]]
+
+
+def test_the_report_says_the_same_of_the_same_files() -> None:
+    """`s2d report` and the README round the same numbers."""
+    sources = [
+        read_source(RESULTS / f"{kind}-smollm2-135m-2026-11-28.json") for kind in ("draft", "spec")
+    ]
+    trained, speed = sentences.by_target(sources)["smollm2-135m"]
+    agreed = {int(n): share for share, n in re.findall(r"(\d+)% \(exit (\d+)\)", trained)}
+    assert f"{agreed[2]} % (behind two)" in README
+    assert f"{agreed[4]} % (behind four)" in README
+    found = re.search(r"makes (\d+) questions ([\d.]+) times as quick as plain", speed)
+    assert found
+    assert f"made {found[1]} questions of Spec-Bench {found[2]} times as quick as plain" in README
+
+
+def test_the_recorded_draft_is_the_shipped_one() -> None:
+    """Recipe and evaluation, key by key, and the size of its file."""
+    shipped = json.loads((DRAFT / "training.json").read_text())
+    held = json.loads((RESULTS / "draft-smollm2-135m-2026-11-28.json").read_text())
+    assert {name: held[name] for name in shipped} == shipped
+    assert (DRAFT / "changes.safetensors").stat().st_size == held["size_bytes"]
+
+
+def test_the_page_on_training_has_the_same_figures() -> None:
+    page = (RESULTS / "training.md").read_text()
+    agreed, plans = draft().of_exits("agreed"), spec().plans
+    (row,) = re.findall(r"shipped \| \*\*([\d.]+) %\*\* \| \*\*([\d.]+) %\*\*", page)
+    assert row == tuple(f"{100 * share:.1f}" for share in agreed.values())
+    (told,) = re.findall(
+        r"cascade with tier 0 ([\d.]+) \(mathematics ([\d.]+), translation ([\d.]+)\), "
+        r"sorted alone ([\d.]+), tier 0 alone ([\d.]+); all texts identical",
+        " ".join(page.split()),
+    )
+    groups = plans["cascade"].speedup.groups
+    overall = [plans[plan].speedup.overall for plan in ("cascade", "sorted", "tier-0")]
+    numbers = [overall[0], groups["math_reasoning"], groups["translation"], *overall[1:]]
+    assert told == tuple(f"{number:.2f}" for number in numbers)
+    assert all(one.identical for one in plans.values())
+
+
+def test_the_page_on_plans_has_the_figures_of_the_recorded_sweep() -> None:
+    page = (RESULTS / "plans.md").read_text()
+    found = read_source(RESULTS / "sweep-smollm2-135m-2026-11-28.json").result
+    assert isinstance(found, shapes.Sweep)
+    for plan, one in found.targets["smollm2-135m"].by_plan.items():
+        low, high = one.spread
+        row = f"| {plan} | {one.predicted:.2f} | {one.measured:.2f} | {low:.2f}–{high:.2f} "
+        assert f"{row}| {one.mean_accepted_length:.2f} | same |" in page
