@@ -14,6 +14,7 @@ INSTALL := $(PYTHON) s2d_ray/install.py --torch-index "$(TORCH_INDEX)"
 
 .DEFAULT_GOAL := help
 .PHONY: help serve stop test lint exact soak fuzz flood chaos load audit chart kube-tools image \
+	reference tutorial \
 	test-image setup setup-dev clean
 
 help: ## say what there is
@@ -57,6 +58,12 @@ load: setup-dev ## ten minutes of open-loop load, on the quickstart or on --url;
 
 audit: setup-dev ## ask for known vulnerabilities of what constraints.txt pins
 	@$(VENV)/bin/python -m tests.audit $(ARGS)
+
+tutorial: setup-dev ## run every block of docs/tutorial.md in a new clone, on a tiny random model
+	@$(VENV)/bin/python -m tests.tutorial
+
+reference: setup-dev ## write docs/api-reference.md from the published document
+	@$(VENV)/bin/python -m s2d_ray.serve.openai.reference
 
 chart: kube-tools ## write what of the Helm chart and of k8s/ is made from the models
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m s2d_ray.kube.chart_files

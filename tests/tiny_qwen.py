@@ -59,6 +59,7 @@ def save_tiny_qwen(folder: Path, seed: int = 1) -> None:
                 parameter.copy_(parameter.mean() + 0.1 * noise)
             elif "embed" in name:
                 parameter.copy_(0.3 * noise)
+                parameter[ends[0]] *= 2.0  # so that most texts come to an end
             else:
                 parameter.copy_(noise / parameter.shape[1] ** 0.5)
     model.generation_config = GenerationConfig(eos_token_id=ends)
