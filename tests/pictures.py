@@ -32,6 +32,12 @@ LONGEST = 8
 Run = Mapping[str, Any]
 
 
+def read_run() -> Run:
+    """What was measured last."""
+    run: Run = json.loads((FOLDER / "run.json").read_text(encoding="utf-8"))
+    return run
+
+
 def name_of(layers: int | None) -> str:
     """Who wrote a token, in words."""
     return {None: "the target", 0: "tier 0"}.get(layers, f"draft, {layers} layers")
@@ -159,6 +165,29 @@ def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
+def facts(run: Run) -> list[str]:
+    """Sentences of the page that hold figures of the run; a test looks for them there."""
+    costs = CostModel.from_json(run["costs"])
+    origin = costs.origin
+    guesses = [guess for each in run["rounds"] for guess in each["guesses"]]
+    accepted = sum(guess["accepted"] for guess in guesses)
+    by_exit = ", ".join(
+        f"{sum(g['accepted'] for g in guesses if g['layers'] == layers)} of "
+        f"{sum(g['layers'] == layers for g in guesses)} behind {layers} layers"
+        for layers in run["exits"]
+    )
+    lengths = max(range(LONGEST + 1), key=lambda n: gain(costs, n, 0.6))
+    return [
+        f"{1e3 * costs.forward(1, 8):.0f} against {1e3 * costs.forward(1, 1):.0f} ms",
+        f"Question: {run['question']} Commit {origin.commit}, {origin.host}, {origin.date}, "
+        f"seed {run['seed']}, greedy; `make pictures`.",
+        f"{len(run['tokens'])} tokens in {len(run['rounds'])} rounds; of {len(guesses)} guesses "
+        f"{accepted} were accepted, {by_exit}.",
+        f"At a chance of 60 % the best length is {lengths}, {gain(costs, lengths, 0.6):.2f} times "
+        "plain decoding.",
+    ]
+
+
 def draw(run: Run) -> Iterator[Path]:
     """Write all pictures; their paths."""
     need_pictures()
@@ -179,8 +208,10 @@ def main() -> None:
         FOLDER.mkdir(exist_ok=True)
         text = json.dumps(record(), indent=1, ensure_ascii=False)
         (FOLDER / "run.json").write_text(text + "\n", encoding="utf-8")
-    for path in draw(json.loads((FOLDER / "run.json").read_text(encoding="utf-8"))):
+    run = read_run()
+    for path in draw(run):
         print(path.relative_to(ROOT))
+    print("\nFor docs/how-it-works.md:", *facts(run), sep="\n")
 
 
 if __name__ == "__main__":
