@@ -26,6 +26,9 @@ COLOURS = {None: "#444444", 2: "#1b7f3b", 4: "#1565c0", 0: "#b26a00"}
 WIDTH, ROW, LETTER = 860, 26, 8.4
 """Of the picture of the answer, in pixels: whole, a line, a letter of 14 pixels."""
 
+SHADES = {"accepted": 1.0, "refused": 0.3, "dropped": None}
+"""Of a bar, by what became of a guess: dropped ones fell below the stop threshold."""
+
 LONGEST = 8
 """Proposals of the last picture."""
 
@@ -76,27 +79,40 @@ def answer_svg(run: Run) -> str:
     )
 
 
+def guesses_of(run: Run, layers: int | None = None, fate: str | None = None) -> list[Run]:
+    """All guesses of the answer; those that left behind so many layers, and had this fate."""
+    return [
+        guess
+        for each in run["rounds"]
+        for guess in each["guesses"]
+        if layers in (None, guess["layers"]) and fate in (None, guess["fate"])
+    ]
+
+
 def draw_exits(run: Run, path: Path) -> None:
-    """How many guesses left at each exit, and how many of them were accepted; by depth too."""
-    guesses = [guess for each in run["rounds"] for guess in each["guesses"]]
+    """What became of the guesses that left at each exit, and how many a round had right."""
     figure, (left, right) = _figure(9, 3.2, columns=2)
-    exits = run["exits"]
-    for place, layers in enumerate(exits):
-        of = [guess for guess in guesses if guess["layers"] == layers]
-        good = sum(guess["accepted"] for guess in of)
-        left.bar(place, len(of), 0.6, color=COLOURS[layers], alpha=0.25)
-        left.bar(place, good, 0.6, color=COLOURS[layers])
-        left.text(place, len(of), f"{good} of {len(of)}", ha="center", va="bottom")
-    left.set(title="guesses by exit; dark: accepted", xticks=range(len(exits)))
-    left.set_xticklabels([f"left after {layers} layers" for layers in exits])
-    left.margins(y=0.15)
-    counts = [sum(guess["accepted"] for guess in each["guesses"]) for each in run["rounds"]]
-    most = max(counts)
-    rounds = [counts.count(number) for number in range(most + 1)]
-    right.bar(range(most + 1), rounds, 0.6, color="#777777")
+    for place, layers in enumerate(run["exits"]):
+        height = 0
+        for fate, shade in SHADES.items():
+            count = len(guesses_of(run, layers, fate))
+            style = {"alpha": shade} if shade else {"fill": False, "hatch": "///"}
+            edge = COLOURS[layers]
+            left.bar(place, count, 0.6, height, color=edge, edgecolor=edge, **style)
+            if count:
+                middle = height + count / 2
+                left.text(place + 0.33, middle, f"{count} {fate}", va="center")
+            height += count
+    left.set(title="guesses by exit", xticks=range(len(run["exits"])), xlim=(-0.5, 2))
+    left.set_xticklabels([f"{layers} layers" for layers in run["exits"]])
+    counts = [
+        sum(guess["fate"] == "accepted" for guess in each["guesses"]) for each in run["rounds"]
+    ]
+    rounds = [counts.count(number) for number in range(max(counts) + 1)]
+    right.bar(range(len(rounds)), rounds, 0.6, color="#777777")
     for number, count in enumerate(rounds):
         right.text(number, count, str(count), ha="center", va="bottom")
-    right.set(title="rounds by accepted guesses", xticks=range(most + 1), xlabel="accepted")
+    right.set(title="rounds by accepted guesses", xticks=range(len(rounds)), xlabel="accepted")
     right.margins(y=0.15)
     _save(figure, path)
 
@@ -105,22 +121,25 @@ def draw_rounds(run: Run, path: Path, num_rounds: int = 8) -> None:
     """The first rounds to scale, above what plain decoding needs for the same tokens."""
     costs = CostModel.from_json(run["costs"])
     figure, panel = _figure(9, 2.6)
-    now = 0.0
-    written = 0
+    now_ms, written = 0.0, 0
     for each in run["rounds"][:num_rounds]:
+        proposed = 0
         for guess in each["guesses"]:
             length = 1e3 * costs.draft(guess["layers"], 1)
-            face = COLOURS[guess["layers"]] if guess["accepted"] else "white"
-            panel.barh(1, length, 0.6, now, color=face, edgecolor=COLOURS[guess["layers"]])
-            now += length
-        length = 1e3 * costs.forward(1, 1 + len(each["guesses"]))
-        panel.barh(1, length, 0.6, now, color="#bbbbbb", edgecolor="#444444")
-        panel.text(now + length / 2, 1, f"+{each['written']}", ha="center", va="center")
-        now += length
+            colour = COLOURS[guess["layers"]]
+            face = colour if guess["fate"] == "accepted" else "white"
+            hatch = "////" if guess["fate"] == "dropped" else ""
+            panel.barh(1, length, 0.6, now_ms, color=face, edgecolor=colour, hatch=hatch)
+            proposed += guess["fate"] != "dropped"
+            now_ms += length
+        length = 1e3 * costs.forward(1, 1 + proposed)
+        panel.barh(1, length, 0.6, now_ms, color="#bbbbbb", edgecolor="#444444")
+        panel.text(now_ms + length / 2, 1, f"+{each['written']}", ha="center", va="center")
+        now_ms += length
         written += each["written"]
-    step = 1e3 * costs.forward(1, 1)
+    step_ms = 1e3 * costs.forward(1, 1)
     for number in range(written):
-        panel.barh(0, step, 0.6, number * step, color="#bbbbbb", edgecolor="#444444")
+        panel.barh(0, step_ms, 0.6, number * step_ms, color="#bbbbbb", edgecolor="#444444")
     panel.set(yticks=(0, 1), xlabel="milliseconds", title=f"the same {written} tokens")
     panel.set_yticklabels(["plain", "speculation"])
     _save(figure, path)
@@ -169,11 +188,9 @@ def facts(run: Run) -> list[str]:
     """Sentences of the page that hold figures of the run; a test looks for them there."""
     costs = CostModel.from_json(run["costs"])
     origin = costs.origin
-    guesses = [guess for each in run["rounds"] for guess in each["guesses"]]
-    accepted = sum(guess["accepted"] for guess in guesses)
     by_exit = ", ".join(
-        f"{sum(g['accepted'] for g in guesses if g['layers'] == layers)} of "
-        f"{sum(g['layers'] == layers for g in guesses)} behind {layers} layers"
+        f"{len(guesses_of(run, layers, 'accepted'))} of {len(guesses_of(run, layers))} behind "
+        f"{layers} layers"
         for layers in run["exits"]
     )
     lengths = max(range(LONGEST + 1), key=lambda n: gain(costs, n, 0.6))
@@ -181,8 +198,7 @@ def facts(run: Run) -> list[str]:
         f"{1e3 * costs.forward(1, 8):.0f} against {1e3 * costs.forward(1, 1):.0f} ms",
         f"Question: {run['question']} Commit {origin.commit}, {origin.host}, {origin.date}, "
         f"seed {run['seed']}, greedy; `make pictures`.",
-        f"{len(run['tokens'])} tokens in {len(run['rounds'])} rounds; of {len(guesses)} guesses "
-        f"{accepted} were accepted, {by_exit}.",
+        f"{len(run['tokens'])} tokens in {len(run['rounds'])} rounds; accepted were {by_exit}.",
         f"At a chance of 60 % the best length is {lengths}, {gain(costs, lengths, 0.6):.2f} times "
         "plain decoding.",
     ]

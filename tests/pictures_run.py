@@ -6,12 +6,13 @@ Engines of the product in one process, without Ray: the quickstart's first targe
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
-from contextlib import ExitStack
-from dataclasses import asdict
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
+from unittest.mock import patch
 
 from s2d_ray.bench.card import host_card
 from s2d_ray.bench.costs import measure_costs
@@ -20,7 +21,8 @@ from s2d_ray.bench.texts import end_of, write_together
 from s2d_ray.cli import default_config
 from s2d_ray.config import load_config
 from s2d_ray.core.params import SamplingParams
-from s2d_ray.engine.draft_loop import DraftLoop
+from s2d_ray.engine.cascade_step import Level
+from s2d_ray.engine.draft_rows import Row
 from s2d_ray.engine.messages import (
     ChatPrompt,
     Delta,
@@ -29,32 +31,40 @@ from s2d_ray.engine.messages import (
     Started,
     TokenTrace,
 )
-from s2d_ray.engine.protocol import ProposeCall, ProposeReply, RowReply, RowStatus
 from s2d_ray.models import draft_files
 from s2d_ray.models.loading import choose_device
 
-QUESTION = "What is 17 times 6? Show the steps."
+
+@dataclass(frozen=True)
+class Taken:
+    """A guess of the draft. layers: at which it left. is_kept: not below the stop threshold."""
+
+    token: int
+    layers: int
+    confidence: float
+    is_kept: bool
+
+
+QUESTION = "Explain photosynthesis to a child."
 NUM_TOKENS = 64
 SEED = 1
 REPEATS = 9
 
 
-class Listener:
-    """Hands calls on to a draft, and keeps its proposals by the length of the text."""
+@contextmanager
+def levels_taken() -> Iterator[dict[int, list[Taken]]]:
+    """What a draft of this process guesses meanwhile, by the length of the text in its calls."""
+    taken: dict[int, list[Taken]] = defaultdict(list)
+    take = Row.take
 
-    def __init__(self, draft: DraftLoop) -> None:
-        self._draft = draft
-        self.proposals: dict[int, RowReply] = {}
+    def listen(row: Row, level: Level, exit_layer: int, eos: Collection[int]) -> bool:
+        is_kept = take(row, level, exit_layer, eos)
+        best = level.guesses[0]
+        taken[row.request.at_length].append(Taken(best.token, exit_layer, best.confidence, is_kept))
+        return is_kept
 
-    def send(self, call: ProposeCall) -> Future[ProposeReply]:
-        """See `draft_client.Send`."""
-        answer = self._draft.submit(call)
-        answer.add_done_callback(self._keep)
-        return answer
-
-    def _keep(self, answer: Future[ProposeReply]) -> None:
-        rows = [row for row in answer.result().rows if row.status is RowStatus.OK]
-        self.proposals |= {row.at_length: row for row in rows}
+    with patch.object(Row, "take", listen):
+        yield taken
 
 
 def record() -> dict[str, Any]:
@@ -65,9 +75,9 @@ def record() -> dict[str, Any]:
     config = load_config(default_config())
     with ExitStack() as stack:
         parts = Parts(config, stack, lambda line: print(line, file=sys.stderr))
-        seat, draft = parts.first, parts.draft
-        listener = Listener(draft)
-        seat.client.connect(listener.send, 1)
+        taken = stack.enter_context(levels_taken())
+        seat = parts.first
+        seat.client.connect(parts.draft.submit, 1)
         sampling = SamplingParams(seed=SEED, temperature=0.0, max_tokens=NUM_TOKENS)
         chat = ChatPrompt(({"role": "user", "content": QUESTION},))
         request = GenerateRequest("picture", chat, sampling, parts.plan, Mode.FORCE, trace=True)
@@ -75,7 +85,7 @@ def record() -> dict[str, Any]:
         end_of(events, "the answer")
         started = next(event for event in events if isinstance(event, Started))
         traces = [each for event in events if isinstance(event, Delta) for each in event.tokens]
-        rounds = rounds_of(traces, started.prompt_tokens, listener, seat.target.text.tokenizer)
+        rounds = rounds_of(traces, started.prompt_tokens, taken, seat.target.text.tokenizer)
         network = draft_files.load_network(
             parts.draft_folder,
             parts.draft_config.precision,
@@ -96,32 +106,34 @@ def record() -> dict[str, Any]:
 
 
 def rounds_of(
-    traces: Sequence[TokenTrace], prompt_tokens: int, listener: Listener, tokenizer: Any
+    traces: Sequence[TokenTrace],
+    prompt_tokens: int,
+    taken: Mapping[int, Sequence[Taken]],
+    tokenizer: Any,
 ) -> list[dict[str, Any]]:
-    """Each round's guesses, accepted ones first, and the tokens it wrote."""
+    """Each round's guesses in order, and how many tokens it wrote.
+
+    Of a chain the first guesses are those that were accepted; what is dropped comes last.
+    """
     found = []
     length = prompt_tokens
     for number, group in groupby(traces, key=lambda trace: trace.round):
         written = list(group)
-        row = listener.proposals.get(length) if number else None
         accepted = sum(each.drafted_by is not None for each in written)
-        if number:
-            found.append(
-                {"guesses": list(_guesses(row, accepted, tokenizer)), "written": len(written)}
-            )
+        if number:  # 0 is the prompt's own step
+            guesses = [
+                {
+                    "text": tokenizer.decode([each.token]),
+                    "layers": each.layers,
+                    "confidence": round(each.confidence, 3),
+                    "fate": _fate(depth < accepted, each.is_kept),
+                }
+                for depth, each in enumerate(taken.get(length, ()))
+            ]
+            found.append({"guesses": guesses, "written": len(written)})
         length += len(written)
     return found
 
 
-def _guesses(row: RowReply | None, accepted: int, tokenizer: Any) -> Iterable[dict[str, Any]]:
-    """Of a chain: its first ones are those that were accepted."""
-    if row is None:
-        return
-    guesses = zip(row.tokens, row.drafted_by, row.confidences, strict=True)
-    for depth, (token, layers, confidence) in enumerate(guesses):
-        yield {
-            "text": tokenizer.decode([token]),
-            "layers": layers,
-            "confidence": round(confidence, 3),
-            "accepted": depth < accepted,
-        }
+def _fate(is_accepted: bool, is_kept: bool) -> str:
+    return "accepted" if is_accepted else "refused" if is_kept else "dropped"

@@ -21,7 +21,6 @@ from tempfile import TemporaryDirectory
 from s2d_ray.install import pins_key, write_mark
 from tests.blocks import ROOT, shell_blocks
 from tests.ports import free_port
-from tests.tiny_qwen import save_tiny_qwen
 
 PAGE = "docs/tutorial.md"
 CLONED = "cd s2d-ray"
@@ -89,6 +88,8 @@ def logs_of(clone: Path) -> Iterator[str]:
 
 def run(blocks: Sequence[str]) -> int:
     """Run the blocks. -> the status of the shell."""
+    from tests.tiny_qwen import save_tiny_qwen  # here, since the clone's part needs no torch
+
     with TemporaryDirectory(prefix="tutorial-") as name:
         folder = Path(name).resolve()
         save_tiny_qwen(folder / "model")

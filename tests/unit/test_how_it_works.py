@@ -8,7 +8,7 @@ import torch
 
 from s2d_ray.core.coupling import gumbel_noise
 from tests.blocks import ROOT
-from tests.pictures import FOLDER, answer_svg, facts, read_run
+from tests.pictures import FOLDER, answer_svg, facts, guesses_of, read_run
 
 PAGE = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
 MAX_BYTES = 100_000
@@ -46,7 +46,6 @@ def test_the_pictures_are_there_small_and_of_that_run() -> None:
 def test_the_run_adds_up() -> None:
     """Every token is the prompt's step's, an accepted guess, or the target's own of a round."""
     run = read_run()
-    guesses = [guess for each in run["rounds"] for guess in each["guesses"]]
     drafted = [token for token in run["tokens"] if token["drafted_by"] is not None]
-    assert len(drafted) == sum(guess["accepted"] for guess in guesses)
+    assert len(drafted) == len(guesses_of(run, fate="accepted"))
     assert len(run["tokens"]) == 1 + sum(each["written"] for each in run["rounds"])

@@ -115,10 +115,10 @@ class HealthBody(Shape):
     """State of the whole service."""
 
     status: Literal["ok", "degraded", "starting"] = Field(
-        description="`degraded`: a draft or a target is missing; `starting`: no target answers."
+        description="`degraded`: without its draft; `starting`: no target answers."
     )
     ready: bool = Field(description="Whether a target answers.")
-    degraded: bool = Field(description="Whether anything is missing.")
+    degraded: bool = Field(description="Whether there should be a draft and is none.")
     targets: dict[str, TargetState] = Field(description="By name.")
     draft: dict[str, Any] = Field(description="State and counters of the draft; empty without one.")
 
@@ -126,7 +126,7 @@ class HealthBody(Shape):
 class Ready(Shape):
     """A target answers."""
 
-    status: Literal["ok", "degraded"] = Field(description="Whether a draft or a target is missing.")
+    status: Literal["ok", "degraded"] = Field(description="`degraded`: without its draft.")
 
 
 class NotReady(Error):
