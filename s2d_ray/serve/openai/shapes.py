@@ -83,7 +83,7 @@ class Model(Shape):
 
     id: str = Field(description="What a request's `model` may say.")
     object: Literal["model"] = Field(description="Always this.")
-    created: int = Field(description="When its application was started, in seconds since 1970.")
+    created: int = Field(description="When its router first knew it, in seconds since 1970.")
     owned_by: str = Field(description="Always `s2d-ray`.")
     s2d: ModelFacts | RouteFacts = Field(description="A target, or a choice among some.")
 
