@@ -13,8 +13,8 @@ VENV := .venv
 INSTALL := $(PYTHON) s2d_ray/install.py --torch-index "$(TORCH_INDEX)"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve stop test lint exact soak fuzz flood chaos watch load benefit audit chart \
-	kube-tools image test-image setup setup-dev clean
+.PHONY: help serve stop test lint exact soak fuzz flood chaos watch load benefit audit \
+	tutorial reference pictures chart kube-tools image test-image setup setup-dev clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +63,15 @@ benefit: setup-dev ## does the control group tell the truth? Ten minutes; ARGS g
 
 audit: setup-dev ## ask for known vulnerabilities of what constraints.txt pins
 	@$(VENV)/bin/python -m tests.audit $(ARGS)
+
+tutorial: setup-dev ## run every block of docs/tutorial.md in a new clone, on a tiny random model
+	@$(VENV)/bin/python -m tests.tutorial
+
+reference: setup-dev ## write docs/api-reference.md from the published document
+	@$(VENV)/bin/python -m s2d_ray.serve.openai.reference
+
+pictures: setup-dev ## measure and draw the pictures of docs/how-it-works.md
+	@$(VENV)/bin/python -m tests.pictures $(ARGS)
 
 chart: kube-tools ## write what of the Helm chart and of k8s/ is made from the models
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m s2d_ray.kube.chart_files

@@ -52,6 +52,20 @@ def parse_thresholds(text: str) -> tuple[float, ...]:
     return values
 
 
+def parse_targets(words: list[str]) -> dict[str, str]:
+    """["a=SOURCE"] → {"a": "SOURCE"}. Raises typer.BadParameter for other words."""
+    targets: dict[str, str] = {}
+    for word in words:
+        name, mark, source = word.partition("=")
+        if not (name and mark and source) or name in targets:
+            raise typer.BadParameter(
+                f"{word!r} is no name of its own and a source, such as small=path/to/folder",
+                param_hint="--target",
+            )
+        targets[name] = source
+    return targets
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"s2d-ray {__version__}")
@@ -91,6 +105,40 @@ def stop() -> None:
     from s2d_ray.serve import run_file
 
     run_file.stop(run_file.default_path(), lambda line: typer.echo(f"s2d: {line}"))
+
+
+@app.command()
+def init(
+    target: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=SOURCE", help="A model to serve, and its name; repeatable."),
+    ],
+    out: Annotated[Path, typer.Option(help="The config file to write; it must not exist.")],
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SOURCE",
+            help="Folder of a trained draft, or the model to cut one from; by default the "
+            "smallest target.",
+        ),
+    ] = None,
+) -> None:
+    """Write a first config for your own models, from what their files say."""
+    from s2d_ray.config import parse_config
+    from s2d_ray.first_config import first_config, is_trained_draft, next_steps
+    from s2d_ray.serve.checks import check_config
+
+    targets = parse_targets(target)
+    text = first_config(targets, draft)
+    if troubles := check_config(parse_config(text, str(out))):
+        raise ConfigError("\n".join(troubles))
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(f"--out: {out}: {error.strerror}; name another file") from None
+    steps = next_steps(out, next(iter(targets)), is_trained=is_trained_draft(draft))
+    typer.echo(f"{out}: written; what is left to you:\n{steps}")
 
 
 @app.command()

@@ -163,6 +163,28 @@ def base_of(config: DraftConfig) -> str:
     return config.base or read_card(draft_folder(config)).base
 
 
+@dataclass(frozen=True)
+class DraftShape:
+    """Which layers of its base a draft has, and which exits; in the words of `s2d train`."""
+
+    layers: str
+    exits: tuple[int, ...]
+    head_size: int
+
+
+def shape_of(config: DraftConfig) -> DraftShape:
+    """The shape of the configured draft. Raises ModelError as `read_card`."""
+    if config.base is not None:
+        exits, head_size = config.exit_layers, config.head_size
+        layers: tuple[int, ...] = ()
+    else:
+        card = read_card(draft_folder(config))
+        exits, head_size, layers = card.exit_layers, card.head_size, card.layers
+    first = tuple(range(exits[-1]))
+    kept = ",".join(map(str, layers)) if layers not in ((), first) else f"first:{exits[-1]}"
+    return DraftShape(kept, exits, head_size)
+
+
 def _shipped(name: str) -> Path:
     """A draft that comes with this package. Raises ModelError naming those there are."""
     drafts = Path(__file__).resolve().parent.parent / "drafts"

@@ -71,11 +71,15 @@ def shortage(kv_cache_mib: int, token_bytes: int, num_tokens: int) -> str | None
     held = tokens_in(kv_cache_mib, token_bytes)
     if held >= num_tokens:
         return None
-    needed_mib = -(-_in_blocks(num_tokens) * token_bytes // MIB)
     return (
         f"{kv_cache_mib} MiB hold {held:,} tokens; "
-        f"{num_tokens:,} must fit, so give at least {needed_mib}"
+        f"{num_tokens:,} must fit, so give at least {needed_mib(num_tokens, token_bytes)}"
     )
+
+
+def needed_mib(num_tokens: int, token_bytes: int) -> int:
+    """The least budget that holds so many tokens of one text."""
+    return -(-_in_blocks(num_tokens) * token_bytes // MIB)
 
 
 def _in_blocks(num_tokens: int) -> int:

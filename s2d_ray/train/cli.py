@@ -105,10 +105,16 @@ def train(
         Path | None, typer.Option(help="A trained draft to begin with, in the same shape.")
     ] = None,
     layers: Annotated[
-        str, typer.Option(help="Layers to keep: all, or a list as first:2,last:2 or 0-5,28,29.")
-    ] = "first:4",
-    exits: Annotated[str, typer.Option(metavar="N,N", help="Kept layers of each exit.")] = "2,4",
-    head_size: Annotated[int, typer.Option(min=1, help="Ids the exits score.")] = 8_192,
+        str | None,
+        typer.Option(
+            help="Layers to keep: all, or a list as first:2,last:2 or 0-5,28,29; this and the "
+            "next two are by default those of the config's draft."
+        ),
+    ] = None,
+    exits: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Kept layers of each exit.")
+    ] = None,
+    head_size: Annotated[int | None, typer.Option(min=1, help="Ids the exits score.")] = None,
     own_heads: Annotated[
         bool, typer.Option("--own-heads", help="A head for each exit; else one for all.")
     ] = False,
@@ -148,11 +154,12 @@ def train(
     from s2d_ray.cli import default_config
     from s2d_ray.config import load_config
     from s2d_ray.errors import ConfigError
-    from s2d_ray.models.draft_files import base_of
+    from s2d_ray.models.draft_files import base_of, shape_of
 
     parsed = load_config(config or default_config())
+    shape = None
     if parsed.draft is not None:
-        base = base or base_of(parsed.draft)
+        base, shape = base or base_of(parsed.draft), shape_of(parsed.draft)
     if base is None:
         raise ConfigError("--base: the config has no draft; name the model to cut from")
     from s2d_ray.train.options import Recipe
@@ -160,10 +167,11 @@ def train(
     from s2d_ray.train.terminal import token_bar
     from s2d_ray.train.training import Leg
 
+    usual = shape or Recipe()
     recipe = Recipe(
-        layers,
-        parse_exits(exits),
-        head_size,
+        layers or usual.layers,
+        parse_exits(exits) if exits else usual.exits,
+        head_size or usual.head_size,
         own_heads,
         exit_block,
         trunk,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.blocks import shell_blocks
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -119,12 +119,9 @@ def test_a_second_serve_is_refused_while_the_first_runs(run: Run) -> None:
     assert run.process.poll() is None
 
 
-def _readme_blocks() -> list[str]:
-    text = (ROOT / "README.md").read_text()
-    return re.findall(r"^```sh\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.parametrize("block", _readme_blocks(), ids=lambda block: block.split("\n")[0][:40])
+@pytest.mark.parametrize(
+    "block", shell_blocks("README.md"), ids=lambda block: block.split("\n")[0][:40]
+)
 def test_readme_block_runs(run: Run, block: str) -> None:
     """Every shell block of the README ends without error, at this run's address."""
     if any(line.startswith(EXCEPTIONS) for line in block.splitlines()):

@@ -52,6 +52,7 @@ def test_the_command_is_named_as_the_project_says() -> None:
     assert commands == {
         "serve",
         "stop",
+        "init",
         "check",
         "chat",
         "corpus",

@@ -21,9 +21,11 @@ from s2d_ray.models.draft_files import (
     ensure_draft,
     load_network,
     read_card,
+    shape_of,
     trimmed_ids,
 )
 from s2d_ray.models.text import fingerprint_of
+from s2d_ray.train.options import Recipe
 from tests.tiny import EOS, FAMILIES, VOCAB_SIZE, tiny_checkpoint
 
 CPU = torch.device("cpu")
@@ -123,6 +125,18 @@ def test_other_exits_are_another_draft(base: Path, draft: Path) -> None:
 def test_a_configured_checkpoint_is_used_in_place(draft: Path) -> None:
     """`draft.checkpoint` names the folder itself."""
     assert ensure_draft(DraftConfig(checkpoint=str(draft))) == draft
+
+
+def test_a_draft_is_trained_in_the_shape_that_the_config_says(tmp_path: Path) -> None:
+    """Cut, shipped or trained from other layers than the first; unchanged for the quickstart."""
+    cut = shape_of(DraftConfig(base="m", exit_layers=(3, 9), head_size=300))
+    assert (cut.layers, cut.exits, cut.head_size) == ("first:9", (3, 9), 300)
+    shipped, usual = shape_of(DraftConfig(checkpoint="shipped:smollm2-135m")), Recipe()
+    assert (shipped.layers, shipped.exits) == (usual.layers, usual.exits)
+    assert shipped.head_size == usual.head_size
+    card = DraftCard("m", (1, 3), 400, "t", (0,), layers=(0, 1, 29))
+    draft_files.write_card(tmp_path, card)
+    assert shape_of(DraftConfig(checkpoint=str(tmp_path))).layers == "0,1,29"
 
 
 def test_exits_deeper_than_the_base_leave_no_draft_behind(base: Path, cache: Path) -> None:

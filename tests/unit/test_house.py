@@ -51,6 +51,7 @@ FREE_OF_TORCH = [
     "cli.py",
     "config/app.py",
     "errors.py",
+    "first_config.py",
     "install.py",
     "kube/values.py",
     "plan_file.py",

@@ -42,14 +42,17 @@ ANSWERS: tuple[type[BaseModel], ...] = (
 )
 REF = "#/components/schemas/{model}"
 ERRORS = {
-    400: "a field is wrong, or the body is no JSON",
+    400: "a field is wrong (`param` names it), the prompt is too long "
+    "(`context_length_exceeded`), or the body is no JSON",
     401: "no API key, or not a valid one",
     403: "the key's owner may not do this",
-    404: "there is no such model, or no such key",
-    413: "the body is too large",
-    429: "the tenant has used up a limit",
+    404: "there is no such model (`model_not_found`), key or route",
+    413: "the body is over `http.max_body_bytes`",
+    429: "the tenant has used up a limit: `x-s2d-reason` says which, `retry-after` how long",
     500: "an error of the server's own",
-    503: "the target cannot take it now",
+    503: "the target is not there yet, a queue is full, it took longer than "
+    "`http.max_request_s` (`deadline`), or it lost three replicas in a row (`replica_lost`); "
+    "`retry-after` says when to come back",
     504: "the target did not answer in time",
 }
 
@@ -82,31 +85,45 @@ def _document() -> dict[str, Any]:
         "paths": {
             "/v1/chat/completions": {
                 "post": _post(
-                    "answer a chat",
+                    "the answer to a chat, whole or as server-sent events",
                     ChatCompletionRequest,
                     _either(reply_shapes.ChatCompletion, reply_shapes.ChatCompletionChunk),
                 )
             },
             "/v1/completions": {
                 "post": _post(
-                    "continue texts",
+                    "the continuation of texts or token ids, whole or as server-sent events",
                     CompletionRequest,
                     _either(reply_shapes.Completion, reply_shapes.CompletionChunk),
                 )
             },
             "/tokenize": {
-                "post": _post("ids of a prompt", TokenizeRequest, _json(shapes.Tokenized))
+                "post": _post(
+                    "the ids of a text or a chat", TokenizeRequest, _json(shapes.Tokenized)
+                )
             },
             "/detokenize": {
-                "post": _post("text of ids", DetokenizeRequest, _json(shapes.Detokenized))
+                "post": _post("the text of ids", DetokenizeRequest, _json(shapes.Detokenized))
             },
-            "/v1/models": {"get": _get("all targets", _json(shapes.ModelList))},
+            "/v1/models": {
+                "get": _get(
+                    "the targets, and names of a choice among them", _json(shapes.ModelList)
+                )
+            },
             "/v1/models/{id}": {"get": _one_model()},
-            "/health": {"get": _get("state of the service", _json(shapes.HealthBody))},
+            "/health": {
+                "get": _get(
+                    "state and counters of targets and draft; 200 while the process lives",
+                    _json(shapes.HealthBody),
+                )
+            },
             "/readyz": {"get": _ready()},
-            "/version": {"get": _get("version of s2d-ray", _json(shapes.Version))},
+            "/version": {"get": _get("the version of s2d-ray", _json(shapes.Version))},
             "/metrics": {
-                "get": _get("metrics of all nodes", {"text/plain": {"schema": {"type": "string"}}})
+                "get": _get(
+                    "the metrics of all nodes, merged, in Prometheus' text form",
+                    {"text/plain": {"schema": {"type": "string"}}},
+                )
             },
             "/openapi.json": {
                 "get": _get("this document", {"application/json": {"schema": {"type": "object"}}})
@@ -119,12 +136,16 @@ def _document() -> dict[str, Any]:
 def _tenancy_paths() -> dict[str, Any]:
     key_id = {"name": "key_id", "in": "path", "required": True, "schema": {"type": "string"}}
     revoke = {
-        "summary": "revoke a key at once (operators)",
+        "summary": "a key stops to work, on all routers before the answer (operators)",
         "parameters": [key_id],
         "responses": _answers(_json(shapes.Revoked), 404, 500),
     }
     return {
-        "/v1/usage": {"get": _get("usage of the tenant, or of all", _json(shapes.UsageBody))},
+        "/v1/usage": {
+            "get": _get(
+                "sums of requests and tokens of the tenant, or of all", _json(shapes.UsageBody)
+            )
+        },
         "/v1/operator/keys/{key_id}/revoke": {"post": revoke},
     }
 
@@ -200,10 +221,13 @@ def _post(summary: str, model: type[BaseModel], content: dict[str, Any]) -> dict
 def _one_model() -> dict[str, Any]:
     name = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     answers = _answers(_json(shapes.Model), 404, 500)
-    return {"summary": "one target", "parameters": [name], "responses": answers}
+    return {"summary": "one of them", "parameters": [name], "responses": answers}
 
 
 def _ready() -> dict[str, Any]:
     answers = _answers(_json(shapes.Ready), 500)
     answers["503"] = {"description": ERRORS[503], "content": _json(shapes.NotReady)}
-    return {"summary": "whether a target answers", "responses": answers}
+    return {
+        "summary": "whether a target answers; a missing draft is `degraded`",
+        "responses": answers,
+    }

@@ -1,12 +1,11 @@
 """The table of request fields: what is honoured, what has no effect, what is refused and why.
 
-The page docs/api.md shows this table, the requests are checked by it, and tests walk it. A field
+The published document has this table, the requests are checked by it, and tests walk it. A field
 that could change the text is honoured or refused by name, never ignored.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -52,41 +51,41 @@ class Rule:
 
 def _honoured() -> Iterator[Rule]:
     both = {
-        "model": "name of a target, `auto`, `auto:fast`, `auto:cheap`, or of a split (below)",
+        "model": "name of a target, `auto`, `auto:fast`, `auto:cheap`, or of a split",
         "stream": "server-sent events",
         "stream_options": "`include_usage`: a last chunk with usage",
         "max_tokens": "cap on written tokens; the default is the target's `default_max_tokens`",
-        "temperature": "0 to 2, default 1; at 0 the best token is taken",
-        "top_p": "above 0 to 1: only the likeliest tokens of this joint probability",
+        "temperature": "default 1; at 0 the best token is taken",
+        "top_p": "only the likeliest tokens of this joint probability",
         "top_k": "only so many likeliest tokens; 0: all",
-        "min_p": "0 to 1: only tokens at least so likely, measured by the likeliest",
-        "presence_penalty": "−2 to 2, off the score of each token that was written",
-        "frequency_penalty": "−2 to 2, off the score of a token for each time it was written",
-        "repetition_penalty": "0.01 to 2: scores of tokens in prompt and output are divided",
-        "logit_bias": "map of token ids (as strings) to addends, −100 to 100; up to 1,024",
+        "min_p": "only tokens at least so likely, measured by the likeliest",
+        "presence_penalty": "off the score of each token that was written",
+        "frequency_penalty": "off the score of a token for each time it was written",
+        "repetition_penalty": "scores of tokens in prompt and output are divided by it",
+        "logit_bias": "addends by token id, the ids as strings",
         "min_tokens": "before so many tokens neither an end token nor a stop string ends the text",
-        "stop": "up to 4 strings, not part of the text",
-        "stop_token_ids": "up to 64 token ids that end the text",
+        "stop": "strings that end the text and are no part of it",
+        "stop_token_ids": "token ids that end the text",
         "ignore_eos": "the model's own end tokens do not end the text",
-        "seed": "0 to 2^53 − 1; drawn if missing, and returned in `s2d.seed` and `x-s2d-seed`",
-        "n": "1 to 16 texts for each prompt, of seeds that follow from `seed`",
+        "seed": "drawn if missing, and returned in `s2d.seed` and `x-s2d-seed`",
+        "n": "texts for each prompt, of seeds that follow from `seed`",
         "cache_salt": "only requests of the same salt share the cache of common beginnings",
-        "s2d": "this project's own fields, below",
+        "s2d": "this project's own fields",
     }
     chat = {
         "messages": "roles `system`, `developer` (= system), `user`, `assistant` (with "
         "`tool_calls`), `tool`; content a string or text parts",
         "max_completion_tokens": "`max_tokens` by its newer name",
         "logprobs": "whether to tell the log-probability of each token",
-        "top_logprobs": "so many likeliest alternatives of each token, 0 to 20; with `logprobs`",
+        "top_logprobs": "so many likeliest alternatives of each token; with `logprobs`",
         "response_format": "`text`, `json_object`, or `json_schema` with a schema that the text "
         "keeps, `strict` or not",
-        "tools": "up to 128 functions",
+        "tools": "functions that the model may call",
         "tool_choice": "`none`, `auto`, `required`, or one function by name",
     }
     completions = {
         "prompt": "a text, token ids, or up to 64 of either",
-        "logprobs": "log-probabilities, with 0 to 5 alternatives",
+        "logprobs": "log-probabilities, with so many alternatives",
     }
     for endpoints, rows in ((BOTH, both), (CHAT, chat), (COMPLETIONS, completions)):
         yield from (Rule(name, Kind.HONOURED, endpoints, text) for name, text in rows.items())
@@ -203,19 +202,3 @@ def sort_extras(endpoint: Endpoint, extras: Mapping[str, Any]) -> tuple[str, ...
 def _same(value: object, neutral: object) -> bool:
     """Equality as in JSON: true is not 1."""
     return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
-
-
-def table(kind: Kind) -> str:
-    """The fields of one kind as a Markdown table."""
-    head = {Kind.HONOURED: "meaning", Kind.IGNORED: "why", Kind.REFUSED: "why"}[kind]
-    lines = [f"| field | request | {head} |", "|---|---|---|"]
-    for rule in RULES:
-        if rule.kind is kind:
-            where = " and ".join(rule.endpoints)
-            lines.append(f"| `{rule.name}` | {where} | {rule.text}{_neutral_note(rule)} |")
-    return "\n".join(lines)
-
-
-def _neutral_note(rule: Rule) -> str:
-    shown = ", ".join(f"`{json.dumps(value)}`" for value in rule.neutral)
-    return f" (not refused: {shown})" if shown else ""

@@ -22,13 +22,13 @@ FunctionName = Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$")]
 class TextFormat(Body):
     """Any text."""
 
-    type: Literal["text"]
+    type: Literal["text"] = Field(description="Any text.")
 
 
 class ObjectFormat(Body):
     """Any JSON object."""
 
-    type: Literal["json_object"]
+    type: Literal["json_object"] = Field(description="A JSON object.")
 
 
 class NamedSchema(Body):
@@ -36,17 +36,17 @@ class NamedSchema(Body):
 
     model_config = ConfigDict(validate_by_alias=True)
 
-    name: FunctionName
-    description: str | None = None
-    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
-    strict: bool | None = None
+    name: FunctionName = Field(description="A name for it.")
+    description: str | None = Field(None, description="What it is for; not shown to the model.")
+    json_schema: dict[str, Any] = Field(alias="schema", description="A JSON schema.")
+    strict: bool | None = Field(None, description="Without effect: the schema is always kept.")
 
 
 class SchemaFormat(Body):
     """JSON that a schema allows."""
 
-    type: Literal["json_schema"]
-    json_schema: NamedSchema
+    type: Literal["json_schema"] = Field(description="By a schema.")
+    json_schema: NamedSchema = Field(description="The schema.")
 
 
 class UnknownFormat(Body):
@@ -78,10 +78,15 @@ ResponseFormat = Annotated[
 class Function(Body):
     """A function that the model may call; `parameters` is a JSON schema of an object."""
 
-    name: FunctionName
-    description: Annotated[str, Field(max_length=2**16)] | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    name: FunctionName = Field(description="By which it is called.")
+    description: Annotated[str, Field(max_length=2**16)] | None = Field(
+        None, description="What it does, shown to the model."
+    )
+    parameters: dict[str, Any] | None = Field(None, description="JSON schema of its arguments.")
+    strict: bool | None = Field(
+        None,
+        description="Without effect: forced calls are held to their schema anyway.",
+    )
 
     @property
     def schema_of_arguments(self) -> dict[str, Any]:
@@ -92,8 +97,8 @@ class Function(Body):
 class Tool(Body):
     """One tool; only functions are known."""
 
-    type: Literal["function"]
-    function: Function
+    type: Literal["function"] = Field(description="Only functions.")
+    function: Function = Field(description="The function.")
 
     def plain(self) -> dict[str, Any]:
         """The tool as chat templates know it."""
@@ -103,14 +108,14 @@ class Tool(Body):
 class ChosenFunction(Body):
     """The function that must be called."""
 
-    name: FunctionName
+    name: FunctionName = Field(description="Of an offered function.")
 
 
 class NamedChoice(Body):
     """One function that must be called."""
 
-    type: Literal["function"]
-    function: ChosenFunction
+    type: Literal["function"] = Field(description="Only functions.")
+    function: ChosenFunction = Field(description="Which one.")
 
 
 def json_format(response_format: Any) -> JsonFormat | None:

@@ -17,8 +17,8 @@ _BRANCHES = {"assistant": _ASSISTANT, "tool": _TOOL} | dict.fromkeys(
 class TextPart(Body):
     """One text part of a message; no other kind of part is supported."""
 
-    type: Literal["text"]
-    text: str
+    type: Literal["text"] = Field(description="Only text.")
+    text: str = Field(description="One paragraph of the message.")
 
 
 Content = Annotated[
@@ -38,18 +38,18 @@ def _joined(content: str | list[TextPart] | None) -> str | None:
 class _Turn(Body):
     """What all turns have. The null fields are what OpenAI's client sends back of a reply."""
 
-    refusal: None = None
-    annotations: None = None
-    audio: None = None
-    function_call: None = None
+    refusal: None = Field(None, description="Null; clients send it back.")
+    annotations: None = Field(None, description="Null; clients send it back.")
+    audio: None = Field(None, description="Null; clients send it back.")
+    function_call: None = Field(None, description="Null; clients send it back.")
 
 
 class InputTurn(_Turn):
     """What system or user say. `developer` is `system` by a newer name."""
 
-    role: Literal["system", "developer", "user"]
-    content: Content
-    tool_calls: None = None
+    role: Literal["system", "developer", "user"] = Field(description="Who speaks.")
+    content: Content = Field(description="What is said.")
+    tool_calls: None = Field(None, description="Null; clients send it back.")
 
     def plain(self) -> dict[str, Any]:
         """The turn as chat templates know it."""
@@ -60,24 +60,26 @@ class InputTurn(_Turn):
 class CalledFunction(Body):
     """The function of a call; `arguments` is JSON text, as the model wrote it."""
 
-    name: Name
-    arguments: str
+    name: Name = Field(description="Of the function.")
+    arguments: str = Field(description="JSON text.")
 
 
 class ToolCall(Body):
     """One call that the assistant made."""
 
-    id: Name
-    type: Literal["function"]
-    function: CalledFunction
+    id: Name = Field(description="By which the answer names it.")
+    type: Literal["function"] = Field(description="Only functions.")
+    function: CalledFunction = Field(description="Which function, and how.")
 
 
 class AssistantTurn(_Turn):
     """What the assistant said, or called."""
 
-    role: Literal["assistant"]
-    content: Content | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = None
+    role: Literal["assistant"] = Field(description="The model.")
+    content: Content | None = Field(None, description="What it said; null only beside calls.")
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128)] | None = Field(
+        None, description="What it called."
+    )
 
     def plain(self) -> dict[str, Any]:
         """The turn as chat templates know it."""
@@ -90,10 +92,10 @@ class AssistantTurn(_Turn):
 class ToolTurn(_Turn):
     """What a function answered."""
 
-    role: Literal["tool"]
-    content: Content
-    tool_call_id: Name
-    name: Name | None = None
+    role: Literal["tool"] = Field(description="A function.")
+    content: Content = Field(description="Its answer.")
+    tool_call_id: Name = Field(description="Of the call that it answers.")
+    name: Name | None = Field(None, description="Of the function.")
 
     def plain(self) -> dict[str, Any]:
         """The turn as chat templates know it."""

@@ -4,252 +4,199 @@ from __future__ import annotations
 
 from typing import Literal
 
-from s2d_ray.serve.openai.shapes import Count, PlanShape, Shape
+from pydantic import Field
+
+from s2d_ray.serve.openai.count_shapes import (
+    Metrics,
+    Speculation,
+    SpeculationPart,
+    UsageShape,
+)
+from s2d_ray.serve.openai.shapes import Count, Shape
 
 ChatEnd = Literal["stop", "length", "tool_calls"]
 TextEnd = Literal["stop", "length"]
 
 
-class UsageDetails(Shape):
-    """What became of the drafted tokens."""
-
-    accepted_prediction_tokens: Count
-    rejected_prediction_tokens: Count
-
-
-class PromptDetails(Shape):
-    """What became of the prompt's tokens."""
-
-    cached_tokens: Count
-
-
-class UsageShape(Shape):
-    """OpenAI's usage."""
-
-    prompt_tokens: Count
-    completion_tokens: Count
-    total_tokens: Count
-    prompt_tokens_details: PromptDetails
-    completion_tokens_details: UsageDetails
-
-
-class TracedToken(Shape):
-    """Who wrote one token."""
-
-    token_id: int
-    text: str
-    drafted_by: int | None
-    confidence: float | None
-    rank: int | None
-    round: int
-
-
-class Speculation(Shape):
-    """The field `s2d` of a whole reply."""
-
-    seed: int
-    mode: Literal["auto", "off", "force"]
-    plan: PlanShape
-    plan_reason: str = ""
-    rounds: Count
-    mean_accepted_length: float
-    accepted_by_submodel: dict[str, Count]
-    accepted_by_rank: dict[str, Count]
-    draft_misses: Count
-    tokens: list[TracedToken] = []
-
-
-class SpeculationPart(Shape):
-    """Parts of it, in the chunks of a stream."""
-
-    seed: int | None = None
-    mode: Literal["auto", "off", "force"] | None = None
-    plan: PlanShape | None = None
-    plan_reason: str | None = None
-    rounds: Count | None = None
-    mean_accepted_length: float | None = None
-    accepted_by_submodel: dict[str, Count] | None = None
-    accepted_by_rank: dict[str, Count] | None = None
-    draft_misses: Count | None = None
-    tokens: list[TracedToken] = []
-
-
-class SpecDecode(Shape):
-    """vLLM's counts of one text."""
-
-    mean_acceptance_length: float
-    draft_acceptance_rate: float
-    acceptance_histogram: list[Count]
-    acceptance_histogram_by_draft_length: dict[str, list[Count]]
-    num_spec_steps: Count
-    num_accepted_draft_tokens: Count
-    num_draft_tokens: Count
-    num_spec_tokens: Count
-
-
-class Metrics(Shape):
-    """Counts as vLLM publishes them."""
-
-    speculative_decoding: SpecDecode
-
-
 class ToldFunction(Shape):
     """A called function; `arguments` is JSON text."""
 
-    name: str
-    arguments: str
+    name: str = Field(description="Of an offered function.")
+    arguments: str = Field(description="JSON text.")
 
 
 class ToldCall(Shape):
     """One call."""
 
-    id: str
-    type: Literal["function"]
-    function: ToldFunction
+    id: str = Field(description="To be named by the answer to it.")
+    type: Literal["function"] = Field(description="Always this.")
+    function: ToldFunction = Field(description="Which function, and how.")
 
 
 class FunctionPart(Shape):
     """A call, or more of its arguments."""
 
-    name: str | None = None
-    arguments: str
+    name: str | None = Field(None, description="Only with the first part of a call.")
+    arguments: str = Field(description="The next piece of JSON text.")
 
 
 class ToolCallPart(Shape):
     """One call in a stream."""
 
-    index: Count
-    id: str | None = None
-    type: Literal["function"] | None = None
-    function: FunctionPart
+    index: Count = Field(description="Which call of the message.")
+    id: str | None = Field(None, description="Only with its first part.")
+    type: Literal["function"] | None = Field(None, description="Only with its first part.")
+    function: FunctionPart = Field(description="Which function, and how.")
 
 
 class Alternative(Shape):
     """A token that might have stood here."""
 
-    token: str
-    logprob: float
-    bytes: list[int]
+    token: str = Field(description="What its bytes decode to by themselves.")
+    logprob: float = Field(
+        description="In the target's own law, before temperature and all controls."
+    )
+    bytes: list[int] = Field(description="Of its text.")
 
 
 class TokenTold(Alternative):
     """A token of the text."""
 
-    top_logprobs: list[Alternative]
+    top_logprobs: list[Alternative] = Field(
+        description="The likeliest tokens here, as many as were asked for."
+    )
 
 
 class ChatLogprobs(Shape):
     """Log-probabilities of a message."""
 
-    content: list[TokenTold]
-    refusal: None
+    content: list[TokenTold] = Field(
+        description="Token after token; none for one that ends the text."
+    )
+    refusal: None = Field(description="Always null.")
 
 
 class TextLogprobs(Shape):
     """Log-probabilities of a text, in lists side by side."""
 
-    tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
-    text_offset: list[Count]
+    tokens: list[str] = Field(description="What the bytes of each decode to.")
+    token_logprobs: list[float] = Field(description="Of each.")
+    top_logprobs: list[dict[str, float]] = Field(description="The likeliest at each place.")
+    text_offset: list[Count] = Field(description="Where each begins, in characters.")
 
 
 class Message(Shape):
     """What the assistant said."""
 
-    role: Literal["assistant"]
-    content: str | None
-    tool_calls: list[ToldCall] = []
+    role: Literal["assistant"] = Field(description="Always this.")
+    content: str | None = Field(
+        description="The text; null where there are calls and nothing else."
+    )
+    tool_calls: list[ToldCall] = Field([], description="Functions that it calls.")
 
 
 class MessagePart(Shape):
     """What it says now."""
 
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-    tool_calls: list[ToolCallPart] = []
+    role: Literal["assistant"] | None = Field(None, description="Only with the first part.")
+    content: str | None = Field(None, description="More of the text.")
+    tool_calls: list[ToolCallPart] = Field([], description="More of the calls.")
 
 
 class ChatChoice(Shape):
     """One answer to a chat."""
 
-    index: Count
-    message: Message
-    finish_reason: ChatEnd
-    logprobs: ChatLogprobs | None
+    index: Count = Field(description="Number of the choice.")
+    message: Message = Field(description="The answer.")
+    finish_reason: ChatEnd = Field(
+        description="Why it ends: by itself or a stop string, by `max_tokens`, or in calls."
+    )
+    logprobs: ChatLogprobs | None = Field(description="If they were asked for.")
 
 
 class ChatChoicePart(Shape):
     """A part of one answer."""
 
-    index: Count
-    delta: MessagePart
-    finish_reason: ChatEnd | None
-    logprobs: ChatLogprobs | None = None
+    index: Count = Field(description="Number of the choice.")
+    delta: MessagePart = Field(description="What is new.")
+    finish_reason: ChatEnd | None = Field(description="Why it ends; null before.")
+    logprobs: ChatLogprobs | None = Field(
+        None, description="Of the new tokens, if they were asked for."
+    )
 
 
 class TextChoice(Shape):
     """One continued text."""
 
-    index: Count
-    text: str
-    logprobs: TextLogprobs | None
-    finish_reason: TextEnd
+    index: Count = Field(description="Number of the choice.")
+    text: str = Field(description="What follows the prompt.")
+    logprobs: TextLogprobs | None = Field(description="If they were asked for.")
+    finish_reason: TextEnd = Field(
+        description="Why it ends: by itself or a stop string, or by `max_tokens`."
+    )
 
 
 class TextChoicePart(TextChoice):
     """A part of it."""
 
-    finish_reason: TextEnd | None  # type: ignore[assignment]  # null until the text ends
+    finish_reason: TextEnd | None = Field(  # type: ignore[assignment]
+        description="Why it ends; null before."
+    )
 
 
 class _Head(Shape):
     """What every reply begins with."""
 
-    id: str
-    created: int
-    model: str
+    id: str = Field(description="Of the request, as in `x-request-id`.")
+    created: int = Field(description="In seconds since 1970.")
+    model: str = Field(description="The target that answers.")
 
 
 class _Whole(_Head):
     """What every whole reply ends with."""
 
-    usage: UsageShape
-    s2d: Speculation
-    metrics: Metrics | None = None
+    usage: UsageShape = Field(description="Counts of tokens.")
+    s2d: Speculation = Field(description="How it was speculated for.")
+    metrics: Metrics | None = Field(None, description="The same as vLLM has it.")
 
 
 class _Chunk(_Head):
     """What a chunk may carry beside text."""
 
-    usage: UsageShape | None = None
-    s2d: SpeculationPart | None = None
-    metrics: Metrics | None = None
+    usage: UsageShape | None = Field(None, description="With `include_usage`, in the last chunk.")
+    s2d: SpeculationPart | None = Field(
+        None, description="How it is speculated for, in the first and the last chunk."
+    )
+    metrics: Metrics | None = Field(None, description="With the chunk of usage.")
 
 
 class ChatCompletion(_Whole):
     """A reply to a chat."""
 
-    object: Literal["chat.completion"]
-    choices: list[ChatChoice]
+    object: Literal["chat.completion"] = Field(description="Always this.")
+    choices: list[ChatChoice] = Field(description="As many as were asked for.")
 
 
 class ChatCompletionChunk(_Chunk):
     """The JSON of one server-sent event of a streamed reply."""
 
-    object: Literal["chat.completion.chunk"]
-    choices: list[ChatChoicePart]
+    object: Literal["chat.completion.chunk"] = Field(description="Always this.")
+    choices: list[ChatChoicePart] = Field(
+        description="Parts of one or more; none in a chunk of usage."
+    )
 
 
 class Completion(_Whole):
     """Continued texts."""
 
-    object: Literal["text_completion"]
-    choices: list[TextChoice]
+    object: Literal["text_completion"] = Field(description="Always this.")
+    choices: list[TextChoice] = Field(description="As many as were asked for.")
 
 
 class CompletionChunk(_Chunk):
     """The JSON of one server-sent event of streamed texts."""
 
-    object: Literal["text_completion"]
-    choices: list[TextChoicePart]
+    object: Literal["text_completion"] = Field(description="Always this.")
+    choices: list[TextChoicePart] = Field(
+        description="Parts of one or more; none in a chunk of usage."
+    )

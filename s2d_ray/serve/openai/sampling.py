@@ -49,21 +49,35 @@ Stop = Annotated[
 class StreamOptions(Body):
     """What a stream carries besides text."""
 
-    include_usage: bool | None = None
+    include_usage: bool | None = Field(None, description="A last chunk tells counts of tokens.")
 
 
 class SpeculationOptions(Body):
     """The body field `s2d`: speculation of this request. Nothing in it changes the text."""
 
-    mode: Mode | None = None
-    exit_thresholds: Annotated[list[Probability], Field(max_length=64)] | None = None
-    stop_threshold: Probability | None = None
-    max_proposal: Annotated[int, Field(ge=0, le=MAX_PROPOSAL)] | None = None
-    tree_width: Annotated[int, Field(ge=1, le=MAX_TREE_WIDTH)] | None = None
-    tree_depth: Annotated[int, Field(ge=1, le=MAX_PROPOSAL)] | None = None
-    min_match: Annotated[int, Field(ge=0, le=MAX_PROPOSAL)] | None = None
-    trace: bool | None = None
-    task: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    mode: Mode | None = Field(None, description="By default auto.")
+    exit_thresholds: Annotated[list[Probability], Field(max_length=64)] | None = Field(
+        None, description="One per sub-model but the deepest; below it a guess goes deeper."
+    )
+    stop_threshold: Probability | None = Field(
+        None, description="A proposal ends when the product of its confidences falls below this."
+    )
+    max_proposal: Annotated[int, Field(ge=0, le=MAX_PROPOSAL)] | None = Field(
+        None, description="Cap on the depth of a proposal; 0: no speculation."
+    )
+    tree_width: Annotated[int, Field(ge=1, le=MAX_TREE_WIDTH)] | None = Field(
+        None, description="Guesses behind each token; 1 is a chain."
+    )
+    tree_depth: Annotated[int, Field(ge=1, le=MAX_PROPOSAL)] | None = Field(
+        None, description="Levels that have so many guesses."
+    )
+    min_match: Annotated[int, Field(ge=0, le=MAX_PROPOSAL)] | None = Field(
+        None, description="Tier 0 guesses where the last so many tokens occurred before; 0: never."
+    )
+    trace: bool | None = Field(None, description="Name the writer of every token in the answer.")
+    task: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        None, description="Class of the task, for the plan table and the plan file."
+    )
 
     def given(self) -> dict[str, Any]:
         """The fields of the plan that are set here."""

@@ -18,13 +18,19 @@ from s2d_ray.serve.openai.sampling import TokenId
 class TokenizeRequest(Body):
     """A prompt or a conversation to be turned into ids. Null means absent."""
 
-    model: Name
-    prompt: PromptText | None = None
-    messages: Messages | None = None
-    tools: Tools | None = None
-    return_token_strs: bool | None = None
-    add_special_tokens: Literal[True] | None = None
-    add_generation_prompt: Literal[True] | None = None
+    model: Name = Field(description="Name of a target.")
+    prompt: PromptText | None = Field(None, description="A text; either this or `messages`.")
+    messages: Messages | None = Field(None, description="A chat.")
+    tools: Tools | None = Field(
+        None, description="With `messages`: functions that the chat template shows."
+    )
+    return_token_strs: bool | None = Field(None, description="Also what each id decodes to.")
+    add_special_tokens: Literal[True] | None = Field(
+        None, description="Only as the checkpoint says."
+    )
+    add_generation_prompt: Literal[True] | None = Field(
+        None, description="Only as the checkpoint says."
+    )
 
     def to_prompt(self) -> Prompt:
         """The prompt as targets know it. Raises RequestError unless there is just one."""
@@ -42,8 +48,10 @@ class TokenizeRequest(Body):
 class DetokenizeRequest(Body):
     """Ids to be turned into text."""
 
-    model: Name
-    tokens: Annotated[list[TokenId], Field(max_length=MAX_PROMPT_TOKENS)]
+    model: Name = Field(description="Name of a target.")
+    tokens: Annotated[list[TokenId], Field(max_length=MAX_PROMPT_TOKENS)] = Field(
+        description="The ids."
+    )
 
 
 def tokens_body(tokens: Tokens, *, with_texts: bool) -> dict[str, Any]:
