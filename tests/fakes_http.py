@@ -31,9 +31,11 @@ from s2d_ray.engine.messages import (
     TokenTrace,
     Usage,
 )
-from s2d_ray.errors import RequestError
+from s2d_ray.errors import RequestError, Unauthorized
+from s2d_ray.policy.keys import Caller
 from s2d_ray.policy.routing import Rules, TargetState
 from s2d_ray.serve.backend import Health, Routing, TargetHealth, TargetInfo
+from s2d_ray.serve.gate import OpenTicket, Visit
 from s2d_ray.serve.ingress import build_app
 from tests.published import check_answer
 
@@ -143,6 +145,25 @@ class FakeBackend:
         if isinstance(self.state, Exception):
             raise self.state
         return self.state
+
+
+class FakeGate:
+    """Knows one key, that of the tenant acme. refusal: what its requests are refused with."""
+
+    KEY = "s2d-key"
+
+    def __init__(self, refusal: RequestError | None = None) -> None:
+        self.refusal = refusal
+
+    async def caller_of(self, authorization: str | None) -> Caller:
+        if authorization != f"Bearer {self.KEY}":
+            raise Unauthorized("The API key is not valid", code="invalid_api_key")
+        return Caller("acme", "key")
+
+    def ticket(self, visit: Visit) -> OpenTicket:
+        if self.refusal is not None:
+            raise self.refusal
+        return OpenTicket()
 
 
 def app_over(backend: FakeBackend, **http: Any) -> FastAPI:

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from s2d_ray.config import HttpConfig
@@ -20,7 +21,8 @@ from tests.played import PlayedBackend
 
 PATIENCE_MS = 300_000
 QUESTION = "Why is the sky blue? Answer in a few sentences."
-WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+WIDE, HIGH = {"width": 1280, "height": 800}, {"width": 1280, "height": 940}
+NARROW = {"width": 390, "height": 844}
 
 
 def chat(page: Page) -> None:
@@ -51,7 +53,7 @@ SCENES: dict[str, tuple[Callable[[Page], None], dict[str, int], str]] = {
     "chat": (chat, WIDE, "light"),
     "chat-dark": (chat, WIDE, "dark"),
     "chat-narrow": (chat, NARROW, "light"),
-    "race": (race, WIDE, "light"),
+    "race": (race, HIGH, "light"),
     "live": (live, WIDE, "light"),
     "login": (login, NARROW, "dark"),
 }
@@ -65,9 +67,11 @@ def take(browser: Browser, url: str, name: str, folder: Path) -> None:
     page.goto(url)
     page.locator("select:enabled").wait_for(state="attached")
     scene(page)
-    page.screenshot(path=folder / f"playground-{name}.png")
+    path = folder / f"playground-{name}.png"
+    page.screenshot(path=path)
     page.close()
-    print(folder / f"playground-{name}.png", flush=True)
+    Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)  # a third of its size
+    print(path, flush=True)
 
 
 def main() -> None:

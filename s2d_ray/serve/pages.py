@@ -50,9 +50,7 @@ def add_pages(app: FastAPI) -> None:
     """Serve the page and its files."""
     for path, file in _files().items():
         page = _Page(file.read_bytes(), MEDIA_TYPES[file.suffix])
-        app.add_api_route(
-            path, page.answer, methods=["GET", "HEAD"], include_in_schema=False, response_model=None
-        )
+        app.add_route(path, page.answer, include_in_schema=False)  # GET and HEAD
 
 
 class _Page:

@@ -24,8 +24,8 @@ export class Live {
     this.note = make("div");
     this.cards = make("div", { className: "cards" });
     const hint =
-      "Each second. Counters of a target are those of the replica that answered; its sparkline is " +
-      "the last minute.";
+      "Looked at once a second. What is told of a target, its replicas aside, is told by the replica " +
+      "that answered. Curves are the last minute.";
     byId("live").append(make("h2", {}, "The service now"), make("p", { className: "hint" }, hint));
     byId("live").append(this.note, this.cards);
     document.addEventListener("visibilitychange", () => this.goOn());
@@ -98,6 +98,7 @@ export class Live {
       ["guesses accepted", percent(acceptedShare(counters)), null],
       ["circuit to the draft", target.draft_circuit, null],
       ["equal bit for bit", yesOrNo(target.bitwise_exact), null],
+      ...benefitRows(target.control?.benefit ?? {}),
     ]);
   }
 
@@ -128,6 +129,19 @@ function card(title, state, told, rows) {
   const badge = make("span", { className: "pill", "data-state": state }, told);
   const head = make("div", { className: "card-head" }, make("h3", {}, title), badge);
   return make("article", { className: "card" }, head, make("dl", {}, ...list));
+}
+
+/**
+ * What speculation was measured to gain, by load; none while there is no figure.
+ * @param {Record<string, {is_on: boolean, ratio?: number, low: number, high: number}>} benefit
+ * @returns {[string, string, null][]}
+ */
+function benefitRows(benefit) {
+  const measured = Object.entries(benefit).filter(([, { ratio }]) => ratio !== undefined);
+  return measured.map(([load, { ratio, low, high, is_on: isOn }]) => {
+    const interval = `${shown(ratio ?? 0, 2)} (${shown(low, 2)} to ${shown(high, 2)})`;
+    return [`times plain decoding, below ${load} texts`, isOn ? interval : `${interval}: off`, null];
+  });
 }
 
 /** @param {number | null} share */

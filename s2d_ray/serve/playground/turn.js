@@ -1,6 +1,6 @@
 /** One question of the conversation and its answer. */
 
-import { announce, byId, make } from "./dom.js";
+import { announce, make } from "./dom.js";
 import { Figures } from "./figures.js";
 import { errorNotice, waitNotice } from "./notice.js";
 import { TokenView } from "./tokens.js";
@@ -42,7 +42,7 @@ export class TurnView {
     this.note.replaceChildren();
     this.tokens.add(tokens);
     this.figures.update();
-    if (wasAtEnd) byId("composer").scrollIntoView({ block: "end" });
+    if (wasAtEnd) window.scrollTo(0, document.documentElement.scrollHeight);
   }
 
   /**
