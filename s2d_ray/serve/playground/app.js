@@ -64,4 +64,5 @@ window.addEventListener("hashchange", showView);
 setUpTheme();
 setUpKey(load);
 showView();
+byId("prompt").focus();
 load();

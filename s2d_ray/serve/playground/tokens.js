@@ -56,7 +56,11 @@ export class TokenView {
   listen() {
     const show = (/** @type {Event} */ event) => this.show(event.target);
     for (const kind of ["mouseover", "focusin", "click"]) this.element.addEventListener(kind, show);
-    for (const kind of ["mouseout", "focusout"]) this.element.addEventListener(kind, hideTooltip);
+    this.element.addEventListener("focusout", hideTooltip);
+    this.element.addEventListener("mouseout", () => {
+      hideTooltip();
+      this.show(document.activeElement); // what was tapped or reached by keys is still told of
+    });
     this.element.addEventListener("keydown", (event) => this.move(event));
   }
 
