@@ -31,9 +31,11 @@ from s2d_ray.engine.messages import (
     TokenTrace,
     Usage,
 )
-from s2d_ray.errors import RequestError
+from s2d_ray.errors import RequestError, Unauthorized
+from s2d_ray.policy.keys import Caller
 from s2d_ray.policy.routing import Rules, TargetState
 from s2d_ray.serve.backend import Health, Routing, TargetHealth, TargetInfo
+from s2d_ray.serve.gate import OpenTicket, Visit
 from s2d_ray.serve.ingress import build_app
 from tests.published import check_answer
 
@@ -60,7 +62,7 @@ TRACED = (
 )
 TEXT = "Paris é!"
 
-Step = Event | Exception | str
+Step = Event | Exception | str | threading.Event
 Script = Sequence[Step]
 SCRIPT: tuple[Step, ...] = (Started(7), *(Delta(delta.text) for delta in TRACED), FINISHED)
 TRACED_SCRIPT: tuple[Step, ...] = (Started(7), *TRACED, FINISHED)
@@ -70,7 +72,8 @@ class FakeBackend:
     """Plays a script for every request, and records requests and finished aborts.
 
     script: one for all, or a function of the request. Its tokens are the characters of a text.
-    rules: of routing, with which there is `auto`. They, `costs` and `dead` may be changed.
+    A step that is a `threading.Event` waits for it.
+    rules: of routing, with which there is `auto`. They, `costs`, `dead` and `state` may be changed.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class FakeBackend:
         self.hanging = threading.Event()
         self.closed = threading.Event()
         self.num_closed = 0
-        self._health = health or Health(True, False, {"tiny": TargetHealth(True, True)}, {})
+        self.state = health or Health(True, False, {"tiny": TargetHealth(True, True)}, {})
         self.costs = costs or {"tiny": 1.0, "tiny-int8": 1.0}
         self.rules = rules
         self.dead: set[str] = set()
@@ -113,6 +116,9 @@ class FakeBackend:
                 if isinstance(step, str):
                     self.hanging.set()
                     await asyncio.Event().wait()
+                elif isinstance(step, threading.Event):
+                    while not step.is_set():
+                        await asyncio.sleep(0.01)
                 else:
                     yield step
                     await asyncio.sleep(0)  # others may go on, as between two of Ray's answers
@@ -136,9 +142,28 @@ class FakeBackend:
         return "# HELP rounds Rounds.\n# TYPE rounds counter\nrounds 3\n"
 
     async def health(self) -> Health:
-        if isinstance(self._health, Exception):
-            raise self._health
-        return self._health
+        if isinstance(self.state, Exception):
+            raise self.state
+        return self.state
+
+
+class FakeGate:
+    """Knows one key, that of the tenant acme. refusal: what its requests are refused with."""
+
+    KEY = "s2d-key"
+
+    def __init__(self, refusal: RequestError | None = None) -> None:
+        self.refusal = refusal
+
+    async def caller_of(self, authorization: str | None) -> Caller:
+        if authorization != f"Bearer {self.KEY}":
+            raise Unauthorized("The API key is not valid", code="invalid_api_key")
+        return Caller("acme", "key")
+
+    def ticket(self, visit: Visit) -> OpenTicket:
+        if self.refusal is not None:
+            raise self.refusal
+        return OpenTicket()
 
 
 def app_over(backend: FakeBackend, **http: Any) -> FastAPI:

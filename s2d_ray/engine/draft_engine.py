@@ -56,6 +56,11 @@ class DraftEngine:
         self._steps_since_warm = 0
 
     @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """Layers of each sub-model, the shallowest first."""
+        return tuple(self._network.exit_layers)
+
+    @property
     def num_sessions(self) -> int:
         """Draft sessions held now."""
         return len(self._sessions)

@@ -56,6 +56,11 @@ class DraftLoop:
         self._inbox.put(None)
         self._thread.join()
 
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """Layers of each sub-model, the shallowest first."""
+        return self._engine.exit_layers
+
     def stuck_for_s(self) -> float:
         """How long the present step has been running; infinite if the thread has died."""
         if not self._thread.is_alive():

@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DraftHealth:
-    """What the manager sees. `stuck_for_s`: age of the forward thread's present step."""
+    """What the manager sees. `stuck_for_s`: age of the forward thread's present step.
+
+    exit_layers: layers of each sub-model, the shallowest first.
+    """
 
     pid: int
     node_id: str
     stuck_for_s: float
     protocol_version: int
     counters: dict[str, int] = field(default_factory=dict)
+    exit_layers: tuple[int, ...] = ()
 
 
 class DraftActor:
@@ -60,4 +64,5 @@ class DraftActor:
         """Called in a concurrency group of its own, so that a busy draft still answers."""
         counters = {**self._loop.counters(), "impatient_turns": self._turns.num_impatient}
         stuck_for_s = self._loop.stuck_for_s()
-        return DraftHealth(os.getpid(), node_id(), stuck_for_s, PROTOCOL_VERSION, counters)
+        exits = self._loop.exit_layers
+        return DraftHealth(os.getpid(), node_id(), stuck_for_s, PROTOCOL_VERSION, counters, exits)

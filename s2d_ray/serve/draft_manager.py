@@ -66,6 +66,7 @@ class DraftManager:
             protocol_version=health.protocol_version if health else None,
             last_error=self._last_error,
             counters=health.counters if health else {},
+            exit_layers=health.exit_layers if health else (),
         )
 
     async def check_health(self) -> None:

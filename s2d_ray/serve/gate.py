@@ -18,9 +18,11 @@ from s2d_ray.errors import RequestError
 from s2d_ray.policy.keys import Caller
 from s2d_ray.serve.backend import TargetInfo, ended_by
 from s2d_ray.serve.edge import on_request_error, unless_gone
+from s2d_ray.serve.pages import PATHS
 
 OPEN_PATHS = frozenset({"/health", "/readyz"})
-"""Routes without data, for probes."""
+"""Routes for probes, which have no key to send."""
+_WITHOUT_KEY = OPEN_PATHS | PATHS
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Doorkeeper:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or scope["path"] in _WITHOUT_KEY:
             return await self._app(scope, receive, send)
         answer = self._app
         try:

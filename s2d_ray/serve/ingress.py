@@ -38,6 +38,7 @@ from s2d_ray.serve.openai.document import document
 from s2d_ray.serve.openai.fields import Endpoint
 from s2d_ray.serve.openai.reply import Head, Reply
 from s2d_ray.serve.openai.tokens import DetokenizeRequest, TokenizeRequest, tokens_body
+from s2d_ray.serve.pages import add_pages
 from s2d_ray.serve.request_watch import Observer, RequestWatch, Unobserved
 
 HEALTH_TIMEOUT_S = 2.0
@@ -93,6 +94,7 @@ def build_app(
     _add_state(app, backend, with_tenants=gate is not None)
     if gate is not None:
         _add_tenancy(app, gate)
+    add_pages(app)
     return app
 
 

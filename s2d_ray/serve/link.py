@@ -26,7 +26,11 @@ class DraftLink:
 
 @dataclass(frozen=True)
 class DraftStatus:
-    """State of the shared draft for /health. pid, protocol_version: of one that has loaded."""
+    """State of the shared draft for /health.
+
+    pid, protocol_version, exit_layers (of its sub-models, the shallowest first): of one that has
+    loaded.
+    """
 
     alive: bool
     num_starts: int
@@ -34,6 +38,7 @@ class DraftStatus:
     protocol_version: int | None = None
     last_error: str | None = None
     counters: dict[str, int] = field(default_factory=dict)
+    exit_layers: tuple[int, ...] = ()
 
 
 def sender(actor: Any) -> Send:

@@ -418,7 +418,7 @@ def test_an_error_in_a_stream_is_its_last_event(failure: Any, kind: str, message
     ("method", "path", "status"),
     [
         ("GET", "/v1/nothing", 404),
-        ("GET", "/", 404),
+        ("GET", "/playground/", 404),
         ("GET", "/v1/models/", 404),
         ("GET", "/docs", 404),
         ("GET", CHAT, 405),
