@@ -57,7 +57,8 @@ class SpeculationOptions(Body):
 
     mode: Mode | None = Field(None, description="By default auto.")
     exit_thresholds: Annotated[list[Probability], Field(max_length=64)] | None = Field(
-        None, description="One per sub-model but the deepest; below it a guess goes deeper."
+        None,
+        description="One per sub-model but the deepest; below it a guess goes deeper, at 1 always.",
     )
     stop_threshold: Probability | None = Field(
         None, description="A proposal ends when the product of its confidences falls below this."
