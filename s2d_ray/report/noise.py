@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +87,7 @@ def by_signs(differences: Sequence[float]) -> float | None:
 
 
 @lru_cache(maxsize=4)
-def _signs(count: int) -> NDArray[np.float64]:
+def _signs(count: int) -> NDArray[np.floating[Any]]:
     """All signs of so few numbers, or `DRAWS` of them. -> [choices, count]"""
     if count <= EXACT_PAIRS:
         numbers = np.arange(2**count)

@@ -85,7 +85,7 @@ def bars(
                 panel.plot(bar.ends, [place, place], color=INK, linewidth=1.2, marker="|")
         if mark is not None:
             panel.axvline(mark, color=INK, linestyle=":", linewidth=1)
-        panel.set(title=title, xlabel=xlabel, xlim=(0, None))
+        panel.set(xlabel=xlabel, xlim=(0, None))
         panel.set_yticks(range(len(chosen)), [bar.label for bar in chosen])
         panel.invert_yaxis()
         panel.grid(False, axis="y")
@@ -105,7 +105,7 @@ def grouped(title: str, groups: Mapping[str, Mapping[str, float]], xlabel: str) 
             colour = COLOURS[number % len(COLOURS)]
             panel.barh(places, [value for _, value in held], thick, label=name, color=colour)
         panel.axvline(1.0, color=INK, linestyle=":", linewidth=1)
-        panel.set(title=title, xlabel=xlabel, xlim=(0, None))
+        panel.set(xlabel=xlabel, xlim=(0, None))
         panel.set_yticks(range(len(groups)), list(groups))
         panel.invert_yaxis()
         panel.grid(False, axis="y")
@@ -132,7 +132,7 @@ def lines(
             colour = COLOURS[number % len(COLOURS)]
             x, y = [point[0] for point in points], [point[1] for point in points]
             panel.plot(x, y, marker="o", markersize=3.5, label=name, color=colour)
-        panel.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        panel.set(xlabel=xlabel, ylabel=ylabel)
         if from_zero:
             panel.set_ylim(bottom=0)
         if ticks:
@@ -150,7 +150,7 @@ def agreement(title: str, points: Mapping[str, tuple[float, float]]) -> Markup:
         for number, (name, (predicted, measured)) in enumerate(points.items()):
             colour = COLOURS[number % len(COLOURS)]
             panel.plot(predicted, measured, "o", color=colour, label=name)
-        panel.set(title=title, xlabel="predicted, over plain", ylabel="measured, over plain")
+        panel.set(xlabel="predicted, over plain", ylabel="measured, over plain")
 
     return _picture(title, 4.0, draw, legend=True)
 
@@ -168,6 +168,7 @@ def _picture(
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         panel = figure.subplots()
         draw(panel)
+        panel.set_title(title.rpartition(": ")[2])  # the page has the rest above it
         if legend:
             longest = max(map(len, panel.get_legend_handles_labels()[1]), default=1)
             figure.legend(loc="outside lower center", ncols=max(1, LEGEND // (longest + 6)))

@@ -65,6 +65,8 @@ def test_the_command_is_named_as_the_project_says() -> None:
         "simulate",
         "calibrate",
         "sweep",
+        "report",
+        "verdict",
         "kube",
         "tenant",
     }
