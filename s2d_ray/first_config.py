@@ -98,12 +98,10 @@ def exits_for(base: Model, is_target: bool) -> tuple[int, ...]:
 
 def next_steps(path: Path, target: str, *, is_trained: bool) -> str:
     """What is left to the user, as commands."""
-    steps = [
-        ("what is wrong with it", f"s2d check {path}"),
-        ("fetch and cut what it names", f"s2d models pull --config {path}"),
-    ]
+    steps = [("what is wrong with it", f"s2d check {path}")]
     if not is_trained:
         steps += [
+            ("cut the draft that it names", f"s2d models pull --config {path}"),
             ("text of the target's own", f"s2d corpus --config {path} --target {target} --out C"),
             ("a draft that knows it", f"s2d train --config {path} --corpus C --out R"),
             ("the same with that draft", "s2d init … --draft R/draft"),

@@ -21,12 +21,12 @@ from tempfile import TemporaryDirectory
 from s2d_ray.install import pins_key, write_mark
 from tests.blocks import ROOT, shell_blocks
 from tests.ports import free_port
-from tests.tiny_qwen import save_tiny_qwen
 
 PAGE = "docs/tutorial.md"
 CLONED = "cd s2d-ray"
 """The line behind which the shell stands in the clone."""
 
+SEPARATOR = "\n\0\n"
 MARK = "installed.json"
 TIMEOUT_S = 3_600
 
@@ -41,13 +41,13 @@ def script(blocks: Sequence[str], values: Mapping[str, str], borrow: str) -> str
         f"printf '\\n== %s s, block {number}\\n%s\\n' $SECONDS {shlex.quote(block)}"
         for number, block in enumerate(blocks, 1)
     ]
-    run = "\0".join(blocks)
+    run = SEPARATOR.join(blocks)
     lines = {f"{name}=.*": f"{name}={shlex.quote(value)}" for name, value in values.items()}
     for pattern, line in (lines | {CLONED: f"{CLONED}\n{borrow}"}).items():
         run, count = re.subn(f"^{pattern}$", lambda _, line=line: line, run, flags=re.MULTILINE)
         if count != 1:
             raise ValueError(f"{PAGE}: {pattern!r} must be a line once, not {count} times")
-    pairs = zip(told, run.split("\0"), strict=True)
+    pairs = zip(told, run.split(SEPARATOR), strict=True)
     shown = (part for pair in pairs for part in pair)
     return "\n".join(["set -euo pipefail", *shown, 'echo "== $SECONDS s, done"', ""])
 
@@ -88,6 +88,8 @@ def logs_of(clone: Path) -> Iterator[str]:
 
 def run(blocks: Sequence[str]) -> int:
     """Run the blocks. -> the status of the shell."""
+    from tests.tiny_qwen import save_tiny_qwen  # here, since the clone's part needs no torch
+
     with TemporaryDirectory(prefix="tutorial-") as name:
         folder = Path(name).resolve()
         save_tiny_qwen(folder / "model")
