@@ -83,7 +83,7 @@ class Model(Shape):
 
     id: str = Field(description="What a request's `model` may say.")
     object: Literal["model"] = Field(description="Always this.")
-    created: int = Field(description="When its application was started, in seconds since 1970.")
+    created: int = Field(description="When its router first knew it, in seconds since 1970.")
     owned_by: str = Field(description="Always `s2d-ray`.")
     s2d: ModelFacts | RouteFacts = Field(description="A target, or a choice among some.")
 
@@ -115,10 +115,10 @@ class HealthBody(Shape):
     """State of the whole service."""
 
     status: Literal["ok", "degraded", "starting"] = Field(
-        description="`degraded`: a draft or a target is missing; `starting`: no target answers."
+        description="`degraded`: without its draft; `starting`: no target answers."
     )
     ready: bool = Field(description="Whether a target answers.")
-    degraded: bool = Field(description="Whether anything is missing.")
+    degraded: bool = Field(description="Whether there should be a draft and is none.")
     targets: dict[str, TargetState] = Field(description="By name.")
     draft: dict[str, Any] = Field(description="State and counters of the draft; empty without one.")
 
@@ -126,7 +126,7 @@ class HealthBody(Shape):
 class Ready(Shape):
     """A target answers."""
 
-    status: Literal["ok", "degraded"] = Field(description="Whether a draft or a target is missing.")
+    status: Literal["ok", "degraded"] = Field(description="`degraded`: without its draft.")
 
 
 class NotReady(Error):
