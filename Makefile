@@ -14,7 +14,7 @@ INSTALL := $(PYTHON) s2d_ray/install.py --torch-index "$(TORCH_INDEX)"
 
 .DEFAULT_GOAL := help
 .PHONY: help serve stop test lint exact soak fuzz flood chaos load audit chart kube-tools image \
-	reference tutorial \
+	reference pictures tutorial \
 	test-image setup setup-dev clean
 
 help: ## say what there is
@@ -64,6 +64,9 @@ tutorial: setup-dev ## run every block of docs/tutorial.md in a new clone, on a 
 
 reference: setup-dev ## write docs/api-reference.md from the published document
 	@$(VENV)/bin/python -m s2d_ray.serve.openai.reference
+
+pictures: setup-dev ## measure and draw the pictures of docs/how-it-works.md
+	@$(VENV)/bin/python -m tests.pictures $(ARGS)
 
 chart: kube-tools ## write what of the Helm chart and of k8s/ is made from the models
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m s2d_ray.kube.chart_files
