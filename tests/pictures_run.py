@@ -50,7 +50,7 @@ class Taken:
     is_kept: bool
 
 
-QUESTION = "Explain photosynthesis to a child."
+QUESTION = "What is 17 times 6? Show the steps."
 NUM_TOKENS = 64
 SEED = 1
 REPEATS = 9
