@@ -3,7 +3,8 @@
     make pictures                              # write the answer, measure, draw
     python -m tests.pictures --draw            # draw again what was measured
 
-What is drawn lies in docs/pictures/run.json, with the host and the commit.
+What is drawn lies in docs/pictures/run.json, with the host and the commit; the figures in the text
+of the page are from there too, and are put in by the same command.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import html
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from s2d_ray.core.cost_model import CostModel
 from s2d_ray.pictures import need_pictures
 from tests.blocks import ROOT
 
+PAGE = ROOT / "docs" / "how-it-works.md"
 FOLDER = ROOT / "docs" / "pictures"
 COLOURS = {None: "#444444", 2: "#1b7f3b", 4: "#1565c0", 0: "#b26a00"}
 """By layers of the sub-model; None is the target itself, 0 tier 0."""
@@ -98,12 +101,12 @@ def draw_exits(run: Run, path: Path) -> None:
             count = len(guesses_of(run, layers, fate))
             style = {"alpha": shade} if shade else {"fill": False, "hatch": "///"}
             edge = COLOURS[layers]
-            left.bar(place, count, 0.6, height, color=edge, edgecolor=edge, **style)
+            left.bar(place, count, 0.4, height, color=edge, edgecolor=edge, **style)
             if count:
                 middle = height + count / 2
-                left.text(place + 0.33, middle, f"{count} {fate}", va="center")
+                left.text(place + 0.24, middle, f"{count} {fate}", va="center")
             height += count
-    left.set(title="guesses by exit", xticks=range(len(run["exits"])), xlim=(-0.5, 2))
+    left.set(title="guesses by exit", xticks=range(len(run["exits"])), xlim=(-0.4, 1.8))
     left.set_xticklabels([f"{layers} layers" for layers in run["exits"]])
     counts = [
         sum(guess["fate"] == "accepted" for guess in each["guesses"]) for each in run["rounds"]
@@ -156,7 +159,7 @@ def draw_lengths(run: Run, path: Path) -> None:
         )
     panel.axhline(1.0, color="grey", linestyle=":")
     panel.set(xlabel="guesses per round", ylabel="times plain decoding", xticks=lengths)
-    panel.legend(title="a guess is right in")
+    figure.legend(title="a guess is\nright in", loc="outside right upper")
     _save(figure, path)
 
 
@@ -184,24 +187,37 @@ def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
-def facts(run: Run) -> list[str]:
-    """Sentences of the page that hold figures of the run; a test looks for them there."""
+def facts(run: Run) -> dict[str, str]:
+    """The figures of the page, by the names that it has for them."""
     costs = CostModel.from_json(run["costs"])
     origin = costs.origin
-    by_exit = ", ".join(
+    accepted = ", ".join(
         f"{len(guesses_of(run, layers, 'accepted'))} of {len(guesses_of(run, layers))} behind "
         f"{layers} layers"
         for layers in run["exits"]
     )
-    lengths = max(range(LONGEST + 1), key=lambda n: gain(costs, n, 0.6))
-    return [
-        f"{1e3 * costs.forward(1, 8):.0f} against {1e3 * costs.forward(1, 1):.0f} ms",
-        f"Question: {run['question']} Commit {origin.commit}, {origin.host}, {origin.date}, "
-        f"seed {run['seed']}, greedy; `make pictures`.",
-        f"{len(run['tokens'])} tokens in {len(run['rounds'])} rounds; accepted were {by_exit}.",
-        f"At a chance of 60 % the best length is {lengths}, {gain(costs, lengths, 0.6):.2f} times "
-        "plain decoding.",
-    ]
+    best = max(range(LONGEST + 1), key=lambda length: gain(costs, length, 0.6))
+    return {
+        "steps": f"{1e3 * costs.forward(1, 8):.0f} against {1e3 * costs.forward(1, 1):.0f} ms",
+        "run": f"{run['question']} Commit {origin.commit}, {origin.host}, {origin.date}, seed "
+        f"{run['seed']}, greedy",
+        "accepted": f"{len(run['tokens'])} tokens in {len(run['rounds'])} rounds; accepted were "
+        f"{accepted}",
+        "best": f"the best length is {best}, at {gain(costs, best, 0.6):.2f} times plain decoding",
+    }
+
+
+def filled(page: str, figures: Mapping[str, str]) -> str:
+    """The page with each figure between its marks, `<!--NAME-->` and `<!--/-->`.
+
+    Raises ValueError if the page does not have each of them once.
+    """
+    for name, figure in figures.items():
+        pattern = rf"(?s)(?<=<!--{name}-->).*?(?=<!--/-->)"
+        page, count = re.subn(pattern, lambda _, figure=figure: figure, page)
+        if count != 1:
+            raise ValueError(f"{PAGE.name}: {name} must be there once, not {count} times")
+    return page
 
 
 def draw(run: Run) -> Iterator[Path]:
@@ -227,7 +243,7 @@ def main() -> None:
     run = read_run()
     for path in draw(run):
         print(path.relative_to(ROOT))
-    print("\nFor docs/how-it-works.md:", *facts(run), sep="\n")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), facts(run)), encoding="utf-8")
 
 
 if __name__ == "__main__":

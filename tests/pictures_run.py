@@ -50,11 +50,11 @@ class Taken:
     is_kept: bool
 
 
-QUESTION = "Explain photosynthesis to a child."
+QUESTION = "What is 17 times 6? Show the steps."
 NUM_TOKENS = 64
 SEED = 1
 REPEATS = 9
-FORWARDS = [(1, tokens) for tokens in (1, 2, 3, 5, 9)]
+FORWARDS = [(1, tokens) for tokens in (1, 2, 3, 5, 8, 9)]
 PROMPT = 32
 
 

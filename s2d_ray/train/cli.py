@@ -157,9 +157,9 @@ def train(
     from s2d_ray.models.draft_files import base_of, shape_of
 
     parsed = load_config(config or default_config())
-    shape = None
+    shape = shape_of(parsed.draft) if parsed.draft is not None else None
     if parsed.draft is not None:
-        base, shape = base or base_of(parsed.draft), shape_of(parsed.draft)
+        base = base or base_of(parsed.draft)
     if base is None:
         raise ConfigError("--base: the config has no draft; name the model to cut from")
     from s2d_ray.train.options import Recipe

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
+import pytest
 import torch
 
 from s2d_ray.core.coupling import gumbel_noise
 from tests.blocks import ROOT
-from tests.pictures import FOLDER, answer_svg, facts, guesses_of, read_run
+from tests.pictures import FOLDER, answer_svg, facts, filled, guesses_of, read_run
 
 PAGE = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
 MAX_BYTES = 100_000
@@ -30,9 +31,13 @@ def test_the_numbers_of_the_coupling_example_are_those_of_the_published_hash() -
 
 
 def test_every_figure_of_the_page_is_that_of_the_run_beside_the_pictures() -> None:
-    """Another run needs the sentences that `make pictures` prints."""
-    text = " ".join(PAGE.replace("*", "").split())
-    assert [fact for fact in facts(read_run()) if fact not in text] == []
+    assert filled(PAGE, facts(read_run())) == PAGE
+
+
+def test_a_page_that_lacks_a_figure_is_refused() -> None:
+    assert filled("so <!--a-->old<!--/-->.", {"a": "new"}) == "so <!--a-->new<!--/-->."
+    with pytest.raises(ValueError, match="b must be there once"):
+        filled("so <!--a-->old<!--/-->.", {"b": "new"})
 
 
 def test_the_pictures_are_there_small_and_of_that_run() -> None:
