@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -55,7 +55,7 @@ def advise(asked: Question) -> Values:
         "replicas": _replicas(asked, carriers, per_s, needed),
         "speculation": {name: _speculation(carrier) for name, carrier in carriers.items()},
         "draft": _draft(asked, carriers, needed),
-        "warnings": _warnings(asked),
+        "warnings": [*_too_few(asked, needed), *_drifts(asked)],
         "forecast": {},
     }
     if asked.forecast_days:
@@ -78,7 +78,8 @@ def acceptance(asked: Question, target: str) -> tuple[float | None, str]:
         return drafts.acceptance_of(min(share, 1.0), levels), "usage"
     plans = asked.plans.targets.get(target) if asked.plans else None
     if plans and (shares := drift.expected_shares(plans)):
-        return drafts.acceptance_of(sum(shares) / len(shares), levels), "plan file"
+        best = [of_class[0] for of_class in shares]
+        return drafts.acceptance_of(sum(best) / len(best), levels), "plan file"
     return None, "not known"
 
 
@@ -222,7 +223,14 @@ def _draft(
     }
 
 
-def _warnings(asked: Question) -> list[str]:
+def _too_few(asked: Question, needed: Mapping[str, int]) -> Iterator[str]:
+    for name, target in asked.config.targets.items():
+        most = target.most_replicas
+        if needed[name] > most:
+            yield f"{name}: the load needs {needed[name]} replicas, of at most {most}"
+
+
+def _drifts(asked: Question) -> list[str]:
     found: dict[str, list[drift.Drift]] = {}
     for name in asked.config.targets:
         usage = asked.usage.of(name)

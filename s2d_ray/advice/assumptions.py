@@ -36,8 +36,9 @@ def _of_costs(asked: Question, costs_given: bool) -> Iterator[str]:
             yield f"{name}: P(a guess is right, if those before it are): {told} ({source})."
     if asked.config.draft is not None:
         yield (
-            "Proposals are chains of plan.max_proposal guesses by the shallowest exit; replicas of "
-            "other targets ask the draft as often as those of the target in question."
+            "Proposals are chains of plan.max_proposal guesses by the shallowest exit, tier 0's "
+            "counted like the draft's; replicas of other targets ask the draft as often as those "
+            "of the target in question."
         )
 
 

@@ -40,9 +40,8 @@ def break_even(carrier: Carrier) -> float | None:
         return None
 
     def pays(acceptance: float) -> bool:
-        better = replace(carrier, guessing=replace(guessing, acceptance=acceptance))
-        pace = better.engine.pace(better.texts, better.guessing.draft(better.engine.costs))
-        return pace.forward_s is not None
+        draft = replace(guessing, acceptance=acceptance).draft(carrier.engine.costs)
+        return carrier.engine.pace(carrier.texts, draft).forward_s is not None
 
     return _rising(pays) if pays(HIGHEST) else None
 

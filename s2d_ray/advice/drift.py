@@ -78,9 +78,10 @@ def between_halves(usage: Usage) -> Drift | None:
 def against_plans(usage: Usage, plans: TargetPlans) -> Drift | None:
     """The younger half of the requests against the plan file; None where it speculates nowhere.
 
-    Records do not say the class of a request, so whatever lies between the classes is expected.
+    Records do not say the class or the plan of a request, so whatever lies between the plans of all
+    classes is expected.
     """
-    expected = expected_shares(plans)
+    expected = [share for shares in expected_shares(plans) for share in shares]
     younger = usage.where(np.arange(len(usage)) >= len(usage) // 2)
     seen = share_of(younger)
     if seen is None or not expected:
@@ -90,13 +91,13 @@ def against_plans(usage: Usage, plans: TargetPlans) -> Drift | None:
     return Drift("the plan file", (low, high), seen, _two_sided(beyond, seen.error))
 
 
-def expected_shares(plans: TargetPlans) -> list[float]:
-    """Accepted guesses of all, of the best plan that speculates, by class."""
-    best = (
-        next((each for each in found.kept() if each.proposed > 0), None)
+def expected_shares(plans: TargetPlans) -> list[list[float]]:
+    """Accepted guesses of all: by class, of each of its plans that speculate, best first."""
+    by_class = (
+        [(each.committed - 1) / each.proposed for each in found.kept() if each.proposed > 0]
         for found in plans.classes.values()
     )
-    return [(each.committed - 1) / each.proposed for each in best if each is not None]
+    return [shares for shares in by_class if shares]
 
 
 def warnings_of(found: dict[str, list[Drift]]) -> list[str]:

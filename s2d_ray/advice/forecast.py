@@ -147,7 +147,8 @@ def structural(known: Hourly, hours: int) -> Forecast:
         _roots(known.values),
         level="lldtrend",
         freq_seasonal=[{"period": each, "harmonics": HARMONICS[each]} for each in periods],
-        stochastic_freq_seasonal=[False] * len(periods),
+        # A day's ups and downs grow with the load, so they may change from day to day.
+        stochastic_freq_seasonal=[period == DAY for period in periods],
     )
     with warnings.catch_warnings():
         # A fit that stops early may forecast well all the same; its trial tells.

@@ -84,4 +84,4 @@ def texts_running(usage: Usage, cuts_s: Floats) -> tuple[Floats, Floats]:
     edges_s, where = np.unique(times_s, return_inverse=True)
     steps = np.repeat([1.0, -1.0, 0.0], [len(usage), len(usage), len(cuts_s)])
     changes = np.bincount(where, weights=steps, minlength=len(edges_s))
-    return edges_s, np.cumsum(changes)[:-1]
+    return edges_s, np.cumsum(changes, dtype=np.float64)[:-1]

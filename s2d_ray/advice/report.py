@@ -14,6 +14,9 @@ from s2d_ray.advice.forecast import CHANCE
 
 Values = dict[str, Any]
 
+FAR = 4
+"""Times the highest load: from there on a capacity is not drawn."""
+
 MOST_TENANTS = 20
 """Rows of a target; the JSON has all."""
 
@@ -206,8 +209,11 @@ def draw(values: Values, path: Path) -> None:
         ]
         panel.fill_between(hours, series["low"], series["high"], alpha=0.3)
         panel.plot(hours, series["likely"])
-        panel.axhline(found["capacity_tokens_per_hour"], color="grey", linestyle="--")
-        panel.set(title=name, ylabel="output tokens / hour", ylim=(0, None))
+        capacity = found["capacity_tokens_per_hour"]
+        if capacity < FAR * max(series["high"]):  # else there would be nothing but a gap
+            panel.axhline(capacity, color="grey", linestyle="--")
+        title = f"{name}: capacity {capacity:,.0f} output tokens an hour"
+        panel.set(title=title, ylabel="output tokens / hour", ylim=(0, None))
     figure.savefig(path, metadata={"Software": None})
 
 

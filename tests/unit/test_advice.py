@@ -123,7 +123,7 @@ def test_without_drift_hardly_a_report_warns_and_a_real_one_is_told() -> None:
 
 def test_a_plan_file_whose_classes_enclose_what_is_seen_is_not_drifted_from() -> None:
     """Both classes of the fixture have the same plan, of 2 committed tokens by 3 guesses."""
-    assert drift.expected_shares(PLANS) == [pytest.approx(1 / 3)] * 2
+    assert drift.expected_shares(PLANS) == [[pytest.approx(1 / 3)]] * 2
     as_expected = drift.against_plans(usage_of(guessed([1 / 3] * 100, 1)), PLANS)
     better = drift.against_plans(usage_of(guessed([0.6] * 100, 1)), PLANS)
     assert as_expected is not None
@@ -259,7 +259,9 @@ def test_without_prices_costs_are_replica_hours_and_without_records_there_is_cap
     assert target["hours_per_million_output"] == pytest.approx(1e4)
     bare = answer(config, "--load", 40, "--json")
     assert bare["cost"] is None
-    assert bare["replicas"]["small"]["needed"] > 1
+    needed = bare["replicas"]["small"]["needed"]
+    assert needed > 1
+    assert bare["warnings"] == [f"small: the load needs {needed} replicas, of at most 1"]
     assert bare["replicas"]["small"]["cost_per_hour"] is None
     assert any("no usage records" in each for each in bare["assumptions"])
 
