@@ -115,6 +115,7 @@ def watched(
     site: Site, faults: chaos_faults.Site, folder: Path, seconds: float, say: Callable[[str], None]
 ) -> tuple[Seen, list[str]]:
     """Both parts; -> what was seen, and the alerts that fired while all was well."""
+    say("the service runs")
     clients = Clients(site)
     with (
         watching(site.url, folder, SCRAPE_S, site.root) as prometheus,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -45,7 +46,7 @@ def prometheus_config(url: str, key_file: Path | None) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ConfigError(f"--url: {url!r} is not an address such as http://127.0.0.1:8000")
-    job = {
+    job: dict[str, Any] = {
         "job_name": "s2d-ray",
         "scheme": parts.scheme,
         "metrics_path": f"{parts.path.rstrip('/')}/metrics",
