@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from s2d_ray.engine.messages import (
@@ -115,44 +115,44 @@ class _Text:
             self.cached_tokens = event.usage.cached_tokens
 
 
-@dataclass
 class RequestWatch:
-    """Of one request. caller: whose it is, if anybody was asked for a key; then it must be let
-    run. header: `traceparent` as it came. target, why: where it goes, and why there, once that is
-    known.
-    """
+    """Of one request, from now on."""
 
-    observer: Observer
-    request_id: str
-    caller: Caller | None
-    header: str | None = None
-    target: str = ""
-    why: str = ""
-    arrived_s: float = field(default_factory=time.monotonic)
-    _texts: list[_Text] = field(default_factory=list)
-    _asked_s: float = 0.0
-    _runs_s: float | None = None
-    _is_over: bool = False
+    def __init__(
+        self,
+        observer: Observer,
+        request_id: str,
+        caller: Caller | None,
+        header: str | None = None,
+    ) -> None:
+        """caller: whose it is, if anybody was asked for a key; then it must be let run.
 
-    def __post_init__(self) -> None:
-        self._parent = asked_for(self.header) if self.observer.traces else ""
+        header: `traceparent` as it came.
+        """
+        self._observer = observer
+        self._request_id = request_id
+        self._tenant = NOBODY if caller is None else caller.name
+        self._has_ledger = caller is not None
+        self._parent = asked_for(header) if observer.traces else ""
         self._traceparent = child_of(self._parent) if self._parent else ""
+        self._target = self._why = ""
+        self._texts: list[_Text] = []
+        self._arrived_s = time.monotonic()
+        self._asked_s = 0.0
+        self._runs_s: float | None = None
+        self._is_over = False
 
     @property
     def tag(self) -> Tag:
         """What its texts carry along."""
-        return Tag(self.request_id, self._tenant, traceparent=self._traceparent)
-
-    @property
-    def _tenant(self) -> str:
-        return NOBODY if self.caller is None else self.caller.name
+        return Tag(self._request_id, self._tenant, traceparent=self._traceparent)
 
     def goes_to(self, target: str, why: str = "") -> None:
         """Its target is known, and so it is told of."""
-        if not self.target:
-            self.observer.begun(target)
-            self.target = target
-        self.why = why
+        if not self._target:
+            self._observer.begun(target)
+            self._target = target
+        self._why = why
 
     @contextmanager
     def until_answered(self) -> Iterator[None]:
@@ -197,31 +197,31 @@ class RequestWatch:
 
     def end(self, status: int) -> None:
         """The request is over; only the first end counts, and only one of a known target."""
-        if self._is_over or not self.target:
+        if self._is_over or not self._target:
             return
         self._is_over = True
         usages = [text.usage for text in self._texts if text.usage is not None]
         prompts = {id(text.prompt): text for text in reversed(self._texts)}.values()
         begun = [text for text in self._texts if text.first_s]
         first_s = min((text.first_s for text in begun), default=None)
-        waited = self._runs_s is not None and self.caller is not None
-        self.observer.ended(
+        waited = self._runs_s is not None and self._has_ledger
+        self._observer.ended(
             RequestEnd(
-                request_id=self.request_id,
+                request_id=self._request_id,
                 tenant=self._tenant,
-                target=self.target,
+                target=self._target,
                 status=status,
-                why=self.why,
+                why=self._why,
                 prompt_tokens=sum(text.prompt_tokens for text in prompts),
                 cached_tokens=sum(text.cached_tokens for text in prompts),
                 output_tokens=sum(text.output_tokens for text in self._texts),
                 drafted_tokens=sum(usage.drafted_tokens for usage in usages),
                 accepted_tokens=sum(usage.accepted_tokens for usage in usages),
                 queue_s=(self._runs_s or 0.0) - self._asked_s if waited else None,
-                first_token_s=None if first_s is None else first_s - self.arrived_s,
+                first_token_s=None if first_s is None else first_s - self._arrived_s,
                 later_tokens=sum(max(0, text.output_tokens - text.num_first) for text in begun),
                 later_token_s=sum(text.last_s - text.first_s for text in begun),
-                total_s=time.monotonic() - self.arrived_s,
+                total_s=time.monotonic() - self._arrived_s,
                 traceparent=self._traceparent,
                 parent=self._parent,
             )

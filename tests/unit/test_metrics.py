@@ -276,6 +276,8 @@ def test_guesses_of_a_tree_count_at_their_depth_and_behind_an_end_nothing_is_acc
 class Seen:
     """An observer that remembers."""
 
+    traces = False
+
     def __init__(self) -> None:
         self.begins: list[str] = []
         self.ends: list[RequestEnd] = []

@@ -269,7 +269,7 @@ def test_right_guesses_are_accepted_and_counted() -> None:
 def test_guesses_by_who_made_them_and_where_sum_to_what_the_reply_counts() -> None:
     """Tier 0 guesses first, then a draft whose last guess is wrong."""
     bench = Bench()
-    bench.add("a", num_prompt=30, max_tokens=25)
+    bench.add("a", num_prompt=12, max_tokens=25)
     told = bench.round()
     while not isinstance(told[-1][1], Finished):
         call = bench.engine.ask(draft_available=True)
