@@ -65,7 +65,7 @@ class PlayedBackend(FakeBackend):
     """Writes the same text for whatever is asked. token_s: of a token that the target writes."""
 
     def __init__(self, token_s: float = 0.0) -> None:
-        super().__init__(costs={"smollm2-135m": 1.0, "smollm2-135m-int8": 1.0})
+        super().__init__(costs={"played-large": 1.0, "played-small": 1.0})
         self._token_s = token_s
         self._began_s = time.monotonic()
 

@@ -20,6 +20,7 @@ from tests.fakes_http import serving
 from tests.played import PlayedBackend
 
 PATIENCE_MS = 300_000
+NUM_TOKENS = 96
 QUESTION = "Why is the sky blue? Answer in a few sentences."
 WIDE, HIGH = {"width": 1280, "height": 800}, {"width": 1280, "height": 940}
 NARROW = {"width": 390, "height": 844}
@@ -42,7 +43,7 @@ def race(page: Page) -> None:
 
 def live(page: Page) -> None:
     page.get_by_role("link", name="Live").click()
-    page.wait_for_timeout(20_000)
+    page.wait_for_timeout(20_000)  # a curve to be seen
 
 
 def login(page: Page) -> None:
@@ -66,6 +67,7 @@ def take(browser: Browser, url: str, name: str, folder: Path) -> None:
     page.set_default_timeout(PATIENCE_MS)
     page.goto(url)
     page.locator("select:enabled").wait_for(state="attached")
+    page.get_by_label("Longest answer, tokens").evaluate(f"(field) => (field.value = {NUM_TOKENS})")
     scene(page)
     path = folder / f"playground-{name}.png"
     page.screenshot(path=path)

@@ -178,6 +178,7 @@ def test_a_conversation_goes_on_and_begins_anew(tab: Page) -> None:
         expect(tab.locator(".turn")).to_have_count(0)
         tab.get_by_role("button", name="capital of France").click()
         expect(tab.locator(".foot")).to_have_count(1)
+        expect(tab.locator("main")).to_be_focused()
     messages = [
         [(message["role"], message["content"]) for message in request.prompt.messages]  # type: ignore[union-attr]
         for _, request in asked.requests

@@ -39,7 +39,7 @@ class _Actor:
 
 
 def _health(stuck_for_s: float = 0.0) -> DraftHealth:
-    return DraftHealth(2**22 + 1, "elsewhere", stuck_for_s, protocol_version=OLDER)
+    return DraftHealth(2**22 + 1, "elsewhere", stuck_for_s, OLDER, exit_layers=(4, 8))
 
 
 async def _well() -> DraftHealth:
@@ -97,6 +97,7 @@ def test_a_draft_in_trouble_is_killed_and_another_made(killed: list[Any], troubl
         status = await manager.status()
         assert status.alive
         assert status.num_starts == 3
+        assert status.exit_layers == (4, 8)
         assert status.last_error
         return await _first_link(manager)
 

@@ -73,6 +73,8 @@ export class Chat {
     const view = new TurnView(turn, () => this.again(view, prompt), this.settings);
     if (this.turns.length === 0) byId("conversation").replaceChildren();
     byId("conversation").append(view.element);
+    // A button that is gone with what it stood in took the focus with it.
+    if (document.activeElement === document.body) byId("main").focus({ preventScroll: true });
     this.showRunning(true);
     const body = { ...this.settings.fields(), messages: this.messages(prompt) };
     const turns = this.turns;
@@ -97,6 +99,7 @@ export class Chat {
    * @param {string} prompt
    */
   again(view, prompt) {
+    if (this.running) return;
     view.element.remove();
     this.turns = this.turns.filter((turn) => turn !== view.turn);
     this.write(prompt);

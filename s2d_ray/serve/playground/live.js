@@ -45,7 +45,6 @@ export class Live {
   }
 
   async look() {
-    clearTimeout(this.timer);
     try {
       const now = { at: performance.now(), health: await health() };
       this.note.replaceChildren();
@@ -58,6 +57,7 @@ export class Live {
       const text = `${/** @type {Error} */ (error).message} Asked again each second.`;
       this.note.replaceChildren(make("p", { className: "notice is-error" }, text));
     }
+    clearTimeout(this.timer); // of a look that began while this one was under way
     if (this.isShown && !document.hidden) this.timer = setTimeout(() => this.look(), EVERY_MS);
   }
 
