@@ -65,6 +65,7 @@ def test_the_command_is_named_as_the_project_says() -> None:
         "simulate",
         "calibrate",
         "sweep",
+        "advise",
         "report",
         "verdict",
         "kube",
