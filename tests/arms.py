@@ -136,13 +136,13 @@ def best(kind: str, num_rows: int, world: World = LAW) -> Candidate:
 class Arms:
     """A full replica: each text that ends makes room for the next one.
 
-    task: the class that requests name. kind: of text they really are. fixed: a plan for all rows
-    in place of a controller. slower: the draft, as a multiple of the costs. busy: share of asked
-    rows that it puts off.
+    task: the class that requests name; None: the one they are of. kind: of text they really are.
+    fixed: a plan for all rows in place of a controller. slower: the draft, as a multiple of the
+    costs. busy: share of asked rows that it puts off.
     """
 
     seed: int
-    task: str = "code"
+    task: str | None = "code"
     kind: str = "code"
     fixed: Candidate | None = None
     num_rows: int = 1
@@ -159,11 +159,19 @@ class Arms:
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
         self.controller = Controller(
-            {self.task: self.world.candidates(self.task)},
+            {
+                task: self.world.candidates(task)
+                for task in ([self.task] if self.task else ACCEPTED)
+            },
             self.world.costs,
             random.Random(self.seed + 1),
         )
         self.texts: list[Text] = []
+
+    @property
+    def named(self) -> str:
+        """The class that requests name now."""
+        return self.task or self.kind
 
     def serve(self, num_texts: int) -> float:
         """Until so many more texts have ended. -> tokens per second meanwhile."""
@@ -181,8 +189,8 @@ class Arms:
         while len(self.texts) < self.num_rows:
             self.texts.append(self.world.text(self.kind, self.rng))
         del self.texts[self.num_rows :]
-        choices = self.controller.begin((self.task,), self.num_rows, frozen=self.frozen)
-        self._round(choices[self.task])
+        choices = self.controller.begin((self.named,), self.num_rows, frozen=self.frozen)
+        self._round(choices[self.named])
 
     def _round(self, choice: Choice) -> None:
         candidate = self.fixed or choice.candidate
@@ -203,7 +211,7 @@ class Arms:
             if any(served):
                 self.controller.learn(choice, sum(served), sum(accepted))
             if not self.frozen:
-                self.changes += self.controller.decide((self.task,), self.num_rows, seconds)
+                self.changes += self.controller.decide((self.named,), self.num_rows, seconds)
 
     def _work(self, candidate: Candidate, served: Sequence[bool]) -> StepWork:
         rows, speculates = self.num_rows, not candidate.is_plain
@@ -235,12 +243,14 @@ def share_of_best(arms: Arms) -> float:
     return tokens / seconds / most
 
 
-def after_shifts(seed: int, num_rows: int, world: World = LAW) -> list[float]:
-    """All requests are said to be code; they become prose, then translation, 100 of each kind.
+def after_shifts(
+    seed: int, num_rows: int, world: World = LAW, task: str | None = "code"
+) -> list[float]:
+    """Requests become prose, then translation, 100 of each kind, whatever they are said to be.
 
     -> `share_of_best` over the last 50 of each.
     """
-    arms, shares = Arms(seed, num_rows=num_rows, world=world), []
+    arms, shares = Arms(seed, task, num_rows=num_rows, world=world), []
     for kind in ("code", "prose", "translation"):
         arms.kind = kind
         arms.serve(50)
@@ -265,7 +275,7 @@ def seconds_until_plain(seed: int, num_rows: int, *, slower: float, busy: float)
     arms.slower, arms.busy = slower, busy
     plans = arms.controller.plans
     load = 1 << num_rows.bit_length()
-    while not plans()[arms.task][load].candidate.is_plain:
+    while not plans()[arms.named][load].candidate.is_plain:
         arms.step()
     return arms.seconds - before
 
@@ -295,5 +305,24 @@ def figures(seeds: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
+def on_real_texts(seeds: Sequence[int], world: World) -> str:
+    """The same shifts, of texts that say what they are, and of texts that all claim to be code."""
+    lines = []
+    for task, said in ((None, "named"), ("code", "not named")):
+        by_kind = zip(
+            *(after_shifts(seed, rows, world, task) for seed in seeds for rows in (1, 4)),
+            strict=True,
+        )
+        told = [
+            f"{kind} {min(shares):.3f} to {max(shares):.3f}"
+            for kind, shares in zip(ACCEPTED, by_kind, strict=True)
+        ]
+        lines.append(f"real texts, class {said}: {', '.join(told)}")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
+    from tests.recorded import recorded  # loads the models' libraries
+
     print(figures(range(int(sys.argv[1]))))
+    print(on_real_texts(range(int(sys.argv[1])), recorded()))
