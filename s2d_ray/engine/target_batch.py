@@ -248,7 +248,8 @@ class TargetBatch:
         for sequence in self._schedule.running:
             sequence.asked, sequence.status = False, None
             asks = draft_available or sequence.request.mode is Mode.FORCE
-            if sequence.wants_proposal and not self._tier0.propose(sequence) and asks:
+            serves = sequence.wants_proposal and self._tier0.propose(sequence, has_rival=asks)
+            if sequence.wants_proposal and not serves and asks:
                 sequence.asked = True
                 self._asked[sequence.request.request_id] = sequence
         if not self._asked and not (self._closed and draft_available):

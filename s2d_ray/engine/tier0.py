@@ -23,8 +23,11 @@ class Tier0:
         self._experience = Experience()
         self._matches: dict[str, Match] = {}
 
-    def propose(self, sequence: Sequence) -> bool:
-        """Give a sequence that wants one a proposal from its own past; False if the draft may."""
+    def propose(self, sequence: Sequence, *, has_rival: bool) -> bool:
+        """Give a sequence that wants one a proposal from its own past; False if the draft may.
+
+        has_rival: whether the draft could be asked; if not, what it did lately does not count.
+        """
         plan = sequence.plan
         match = sequence.match() if sequence.request.mode is Mode.AUTO else None
         if match is None:
@@ -33,7 +36,7 @@ class Tier0:
         count = plan.max_proposal
         while count > 0 and plan.stops(confidence**count):
             count -= 1
-        if count == 0 or not self._experience.prefers(confidence, count):
+        if count == 0 or (has_rival and not self._experience.prefers(confidence, count)):
             return False
         guesses = match.guess(sequence.ids, count)
         proposal, kept = sequence.admissible(Proposal.chain(guesses))
