@@ -155,7 +155,10 @@ def draft_folder(config: DraftConfig) -> Path:
     if config.checkpoint is not None:
         scheme, _, name = config.checkpoint.partition(":")
         return _shipped(name) if scheme == SHIPPED else Path(config.checkpoint).expanduser()
-    return _cached(json.dumps([FORMAT, config.base, config.exit_layers, config.head_size]))
+    base = config.base
+    assert base is not None, "a draft has a checkpoint or a base"
+    shape = [config.exit_layers, config.head_size]
+    return _cached(json.dumps([FORMAT, base, sources.stamp(base), *shape]))
 
 
 def base_of(config: DraftConfig) -> str:

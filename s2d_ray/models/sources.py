@@ -151,6 +151,22 @@ def find(source: str) -> Path | None:
     return folder
 
 
+def stamp(source: str) -> list[tuple[str, int, int]]:
+    """What changes when other weights lie where `source` points: name, size and time of its files.
+
+    Empty for what is fetched, since its name says which weights those are. Raises ConfigError.
+    """
+    parsed = parse_source(source)
+    if isinstance(parsed, GgufFile):
+        files = [parsed.path]
+    elif isinstance(parsed, LocalFolder):
+        files = sorted(parsed.path.glob("*.safetensors"))
+    else:
+        files = []
+    told = [(file.name, file.stat()) for file in files if file.exists()]
+    return [(name, found.st_size, found.st_mtime_ns) for name, found in told]
+
+
 def _local(source: LocalFolder) -> Path:
     if not source.path.is_dir():
         raise ModelError(f"{source.path}: no such folder; a model source is {FORMS}")

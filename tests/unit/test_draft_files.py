@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -137,6 +138,16 @@ def test_a_draft_is_trained_in_the_shape_that_the_config_says(tmp_path: Path) ->
     card = DraftCard("m", (1, 3), 400, "t", (0,), layers=(0, 1, 29))
     draft_files.write_card(tmp_path, card)
     assert shape_of(DraftConfig(checkpoint=str(tmp_path))).layers == "0,1,29"
+
+
+def test_other_weights_in_the_same_folder_make_another_draft(base: Path, cache: Path) -> None:
+    """A draft that was cut before is not taken for one of what lies there now."""
+    config = small_head(base, (2, 4))
+    before = ensure_draft(config)
+    [weights] = base.glob("*.safetensors")
+    assert ensure_draft(config) == before
+    os.utime(weights, ns=(0, 1))
+    assert draft_files.draft_folder(config) != before
 
 
 def test_exits_deeper_than_the_base_leave_no_draft_behind(base: Path, cache: Path) -> None:
