@@ -26,7 +26,7 @@ COMMAND_TIMEOUT_S = 120
 EXCEPTIONS = (
     *("git clone", "make serve", "make test", "make stop", "make exact", "make load"),
     *("s2d bench engine", "s2d corpus", "s2d train", "s2d evaluate-draft"),
-    *("s2d calibrate", "s2d sweep"),
+    *("s2d calibrate", "s2d sweep", "s2d verdict"),
 )
 
 
