@@ -28,7 +28,7 @@ from tests.simulating import replica_counts
 from tests.tiny import tiny_checkpoint
 
 TARGET = TARGETS[0]
-BUCKET = 2_400
+BUCKET = 1_200
 RESERVED = 40
 """What one `Site.body` takes at admission, at least."""
 BURST_TOKENS = 100
