@@ -59,4 +59,4 @@ def test_an_alert_that_has_fired_is_remembered() -> None:
 def test_clients_leave_speculation_to_the_service() -> None:
     """Beside a row that insists nothing is measured, and the benefit's panels would stay empty."""
     draw = random.Random(1)
-    assert all(set(request(draw)["s2d"]) == {"task"} for _ in range(20))
+    assert all(set(request(draw, 80)["s2d"]) == {"task"} for _ in range(20))
