@@ -27,7 +27,8 @@ from s2d_ray.errors import S2DError
 from s2d_ray.models.sources import resolve
 from s2d_ray.models_cli import QUICKSTART as SOURCE
 from tests.loading import PERCENTILES, PINS, Load, offer
-from tests.serve.cluster import deployed, free_port
+from tests.ports import free_port
+from tests.serve.cluster import deployed
 from tests.serve.service import QUICKSTART, Service
 
 KEY = "S2D_API_KEY"
@@ -38,7 +39,7 @@ def quickstart() -> Iterator[str]:
     """The URL of the quickstart on a cluster of its own, its draft alive."""
     port = {"port": free_port()}
     config = QUICKSTART.model_copy(update={"http": QUICKSTART.http.model_copy(update=port)})
-    with deployed(config), contextlib.closing(Service(config)) as service:
+    with deployed(config) as cluster, contextlib.closing(Service(config, cluster)) as service:
         service.wait_for_draft()
         yield service.url
 

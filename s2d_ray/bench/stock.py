@@ -16,7 +16,9 @@ from s2d_ray.bench.alternate import Case
 from s2d_ray.bench.figures import Written
 from s2d_ray.errors import RunError
 from s2d_ray.models.fused import FusedPart
-from s2d_ray.models.linear import Int8Linear, PackedLinear
+from s2d_ray.models.int4 import Int4Linear
+from s2d_ray.models.int8 import Int8Linear
+from s2d_ray.models.linear import PackedLinear
 from s2d_ray.models.loading import read_config
 
 PAGES = 64
@@ -132,7 +134,7 @@ def _load(folder: Path, num_layers: int | None) -> Any:
     return _plainly(model.eval().requires_grad_(False))
 
 
-WHOLE = (nn.Linear, nn.Embedding, PackedLinear, Int8Linear, FusedPart)
+WHOLE = (nn.Linear, nn.Embedding, PackedLinear, Int8Linear, Int4Linear, FusedPart)
 """Parts that two models share, weights and all."""
 
 

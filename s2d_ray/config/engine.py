@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from s2d_ray.config.section import Section
 
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["float32", "bfloat16", "float16", "int8"]
+Precision = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 
 
 class EngineConfig(Section):
@@ -17,12 +17,16 @@ class EngineConfig(Section):
 
     device: Device = Field("auto", description="`auto` takes a GPU where the cluster has one.")
     precision: Precision = Field(
-        "float32", description="int8 runs on the CPU only. A draft's errors cost guesses, not text."
+        "float32",
+        description="int8 and int4 run on the CPU only, int4 in a draft only: its errors cost "
+        "guesses, not text.",
     )
     num_threads: int = Field(0, ge=0, description="Threads of a forward; 0: all cores it may use.")
 
     @model_validator(mode="after")
-    def _int8_on_cpu(self) -> EngineConfig:
-        if self.precision == "int8" and self.device == "cuda":
-            raise ValueError("precision int8 runs on the CPU only; use bfloat16 with device cuda")
+    def _integers_on_cpu(self) -> EngineConfig:
+        if self.precision in ("int8", "int4") and self.device == "cuda":
+            raise ValueError(
+                f"precision {self.precision} runs on the CPU only; use bfloat16 with device cuda"
+            )
         return self

@@ -68,6 +68,12 @@ class TargetConfig(EngineConfig):
         return self.num_replicas if self.autoscaling is None else self.autoscaling.max_replicas
 
     @model_validator(mode="after")
+    def _keeps_bits(self) -> TargetConfig:
+        if self.precision == "int4":
+            raise ValueError("precision int4 is for a draft; a target's may be int8")
+        return self
+
+    @model_validator(mode="after")
     def _gpus_on_gpu(self) -> TargetConfig:
         if self.num_gpus > 1 and self.device == "cpu":
             raise ValueError("num_gpus is more than 1, but device is cpu")

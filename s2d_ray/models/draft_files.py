@@ -126,7 +126,10 @@ def load_network(
     _, draft = read(folder)
     draft = draft.to(device).eval().requires_grad_(False)
     cast_parameters(draft, compute_dtype(precision))
-    replace_linears(draft, linear_kind(precision, device))
+    kind = linear_kind(precision, device)
+    if kind == "int4":  # four bits cost a head more guesses than they save time
+        replace_linears(draft.heads, "int8")
+    replace_linears(draft, kind)
     draft.split()
     network = DraftNetwork(draft, cache_tokens)
     if not staged_equals_whole(network):

@@ -16,8 +16,14 @@ LEAST_TOKENS = 4 * BLOCK
 
 MIB = 2**20
 
-VALUE_BYTES: dict[Precision, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 4}
-"""Bytes of one number in the cache; int8 models keep theirs in float32."""
+VALUE_BYTES: dict[Precision, int] = {
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "int8": 4,
+    "int4": 4,
+}
+"""Bytes of one number in the cache; models with integer weights keep theirs in float32."""
 
 _OWN_HEAD_DIM = ("gemma2", "gemma3_text", "qwen3")
 """Families whose heads are not by default the hidden size cut in equal parts."""

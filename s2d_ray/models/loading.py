@@ -24,6 +24,7 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "int8": torch.float32,
+    "int4": torch.float32,
 }
 
 
@@ -36,11 +37,11 @@ def choose_device(device: Device) -> torch.device:
 
 
 def linear_kind(precision: Precision, device: torch.device) -> LinearKind:
-    """Which linear layer serves a precision on a device. Raises ModelError for int8 on a GPU."""
-    if precision == "int8":
+    """Which linear layer serves a precision. Raises ModelError for int4 or int8 on a GPU."""
+    if precision in ("int8", "int4"):
         if device.type != "cpu":
-            raise ModelError("precision: int8 runs on the CPU only; use bfloat16 on a GPU")
-        return "int8"
+            raise ModelError(f"precision: {precision} runs on the CPU only; use bfloat16 on a GPU")
+        return precision
     packs = precision == "float32" and device.type == "cpu" and torch.backends.mkldnn.is_available()
     return "packed" if packs else "portable"
 

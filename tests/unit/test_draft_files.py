@@ -72,7 +72,7 @@ def test_a_cut_draft_knows_what_it_is_and_loads(base: Path, draft: Path) -> None
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16", "int8", "int4"])
 @pytest.mark.usefixtures("int8_everywhere")
 def test_a_draft_of_each_family_runs_in_each_precision(
     family: str, precision: Precision, tmp_path: Path, cache: Path

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from s2d_ray.models.fused import FusedPart, SharedProduct
-from s2d_ray.models.linear import Int8Linear, LinearKind, PackedLinear, make_linear, replace_linears
+from s2d_ray.models.int8 import Int8Linear
+from s2d_ray.models.linear import LinearKind, PackedLinear, make_linear, replace_linears
 
 PACKS = torch.backends.mkldnn.is_available()
 kinds = pytest.mark.parametrize(

@@ -8,15 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from s2d_ray.models.linear import (
+from s2d_ray.models.int8 import (
     _ROUND_ALONE,
     Int8Linear,
-    LinearKind,
-    PackedLinear,
     _round,
-    make_linear,
     quantize_rows,
     quantize_weight,
+)
+from s2d_ray.models.linear import (
+    LinearKind,
+    PackedLinear,
+    make_linear,
     replace_linears,
     suited,
 )

@@ -12,7 +12,8 @@ import torch
 
 from s2d_ray.errors import ModelError
 from s2d_ray.models.families import check_family
-from s2d_ray.models.linear import Int8Linear, PackedLinear
+from s2d_ray.models.int8 import Int8Linear
+from s2d_ray.models.linear import PackedLinear
 from s2d_ray.models.loading import (
     choose_device,
     compute_dtype,
@@ -186,10 +187,12 @@ def test_cuda_without_a_gpu_is_refused_and_auto_falls_back(
     assert choose_device("cpu") == CPU
 
 
-def test_int8_on_a_gpu_is_refused() -> None:
-    """Its kernels are the CPU's; the line says what to use instead."""
-    with pytest.raises(ModelError, match="^precision: int8 runs on the CPU only; use bfloat16"):
-        linear_kind("int8", CUDA)
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_integers_on_a_gpu_are_refused(precision: Any) -> None:
+    """Their kernels are the CPU's; the line says what to use instead."""
+    refusal = f"^precision: {precision} runs on the CPU only; use bfloat16"
+    with pytest.raises(ModelError, match=refusal):
+        linear_kind(precision, CUDA)
 
 
 def test_each_precision_has_its_linear_layer() -> None:
@@ -199,6 +202,7 @@ def test_each_precision_has_its_linear_layer() -> None:
     assert linear_kind("float32", CUDA) == "portable"
     assert linear_kind("bfloat16", CPU) == "portable"
     assert linear_kind("int8", CPU) == "int8"
+    assert linear_kind("int4", CPU) == "int4"
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("float32", PackedLinear), ("int8", Int8Linear)])
