@@ -1,7 +1,8 @@
 """Traces: a target writes a text, and every exit of the draft guesses at each of its positions.
 
 All exits speak at all positions, so nothing that a plan would have hidden is missing, and no sample
-needs a weight. One forward over the text does it, with the bits of the draft engine's own steps.
+needs a weight. One forward over the text does it, with the bits of the draft engine's own steps,
+save for a draft in int4 (`models/int4.py`), where they are close.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from s2d_ray.models import int4
-from s2d_ray.models.int4 import BLOCK, FEW_ROWS, Int4Linear, quantize_blocks
+from s2d_ray.models.int4 import BLOCK, FEW_ROWS, Bfloat16Linear, Int4Linear, quantize_blocks
 from s2d_ray.models.int8 import Int8Linear
 from s2d_ray.models.linear import PackedLinear, replace_linears, suited
 
@@ -45,12 +45,19 @@ def test_a_layer_multiplies_by_the_weights_of_its_blocks(
     assert (out - expected).abs().max() <= 2**-7 * expected.abs().max()
 
 
-def test_many_rows_are_multiplied_in_int8() -> None:
-    """A prompt costs a draft no more than in int8, bit for bit the same; few rows are not that."""
+@pytest.mark.parametrize(("has_tiles", "other"), [(True, Bfloat16Linear), (False, Int8Linear)])
+def test_many_rows_are_multiplied_by_what_is_faster_for_a_prompt(
+    has_tiles: bool, other: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the weights as they were, not by those of the blocks; few rows are not."""
+    if has_tiles and not torch.backends.mkldnn.is_available():
+        pytest.skip("this host has no oneDNN")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_tiles)
     weight, bias, rows = randn(64, 96, seed=1), randn(64, seed=2), randn(FEW_ROWS + 1, 96, seed=3)
-    layer, other = Int4Linear(weight, bias), Int8Linear(weight, bias)
-    assert torch.equal(layer(rows), other(rows))
-    assert not torch.equal(layer(rows[:FEW_ROWS]), other(rows[:FEW_ROWS]))
+    layer, expected = Int4Linear(weight, bias), rows @ weight.T + bias
+    assert torch.equal(layer(rows), other(weight, bias)(rows))
+    assert not torch.equal(layer(rows[:FEW_ROWS]), other(weight, bias)(rows[:FEW_ROWS]))
+    assert (layer(rows) - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
 @settings(deadline=None, max_examples=60)
@@ -94,10 +101,11 @@ def test_shapes_that_the_kernel_does_not_take_are_int8(monkeypatch: pytest.Monke
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this host has no oneDNN")
-def test_no_layer_below_a_module_stays_stock() -> None:
-    """Siblings count as the one product that they become; an int4 layer has one in int8 within."""
+def test_no_layer_below_a_module_stays_stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Siblings count as the one product that they become; an int4 layer may have one in int8."""
     tree = nn.ModuleDict({"gate_proj": nn.Linear(512, 512), "up_proj": nn.Linear(512, 512)})
     tree["down_proj"], tree["o_proj"] = nn.Linear(500, 512), nn.Linear(64, 64)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     replace_linears(tree, "int4")
     kinds = [type(module) for module in tree.modules()]
     assert [kinds.count(kind) for kind in (Int4Linear, Int8Linear, PackedLinear)] == [1, 2, 1]
