@@ -82,7 +82,7 @@ ROUTER = {
     "delta": {"bytes": 90, "us": 8.0},
     "card": {"cpu": "Some CPU", "commit": "abc", "rounds": 5},
 }
-UNRECORDED = {"evaluate-draft": EVALUATION, "make load": LOAD, "bench router": ROUTER}
+UNRECORDED = {"evaluate-draft": EVALUATION}
 """Samples of what no recorded result is of."""
 
 
