@@ -32,10 +32,12 @@ stop: ## end a run, and whatever a killed run left
 test: setup-dev ## run the tests, two at a time; ARGS go to pytest
 	@$(VENV)/bin/python -m pytest --numprocesses 2 $(ARGS)
 
-lint: setup-dev ## ruff and mypy
+lint: setup-dev ## ruff and mypy, which also reads the commands that run below tests
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy --strict s2d_ray
+	$(VENV)/bin/python -m mypy --follow-imports=silent \
+		$$(sed -n 's|.*-m tests\.\([a-z_]*\).*|tests/\1.py|p' Makefile)
 
 exact: setup-dev ## show on real weights that speculation changes no text; ARGS go to it
 	@$(VENV)/bin/python -m s2d_ray.bench.exact $(ARGS)

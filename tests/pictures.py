@@ -214,7 +214,7 @@ def filled(page: str, figures: Mapping[str, str]) -> str:
     """
     for name, figure in figures.items():
         pattern = rf"(?s)(?<=<!--{name}-->).*?(?=<!--/-->)"
-        page, count = re.subn(pattern, lambda _, figure=figure: figure, page)
+        page, count = re.subn(pattern, figure.replace("\\", r"\\"), page)
         if count != 1:
             raise ValueError(f"{PAGE.name}: {name} must be there once, not {count} times")
     return page

@@ -44,7 +44,7 @@ def script(blocks: Sequence[str], values: Mapping[str, str], borrow: str) -> str
     run = SEPARATOR.join(blocks)
     lines = {f"{name}=.*": f"{name}={shlex.quote(value)}" for name, value in values.items()}
     for pattern, line in (lines | {CLONED: f"{CLONED}\n{borrow}"}).items():
-        run, count = re.subn(f"^{pattern}$", lambda _, line=line: line, run, flags=re.MULTILINE)
+        run, count = re.subn(f"^{pattern}$", line.replace("\\", r"\\"), run, flags=re.MULTILINE)
         if count != 1:
             raise ValueError(f"{PAGE}: {pattern!r} must be a line once, not {count} times")
     pairs = zip(told, run.split(SEPARATOR), strict=True)
