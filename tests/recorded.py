@@ -98,13 +98,13 @@ def _kept(world: Recorded, kind: str) -> list[Candidate]:
     traces = world.traces[kind][1::2]
     plans = QUICK.plans(traces[0].exit_layers, AcceptanceModel(()))
     plans = [plan for plan in plans if not plan.min_match]
-    found = [each.candidate() for each in replay_all(plans, traces, 64)]
+    found = [each.candidate() for each in replay_all(plans, traces, 64, world.costs)]
     return worth_keeping(found, world.costs)
 
 
 @cache
 def _replayed(world: Recorded, plan: Plan, kind: str) -> Candidate:
-    return replay_all([plan], world.traces[kind][::2], 64)[0].candidate()
+    return next(replay_all([plan], world.traces[kind][::2], 64, world.costs)).candidate()
 
 
 @cache

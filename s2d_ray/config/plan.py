@@ -47,6 +47,12 @@ class PlanConfig(Section):
         le=MAX_PROPOSAL,
         description="Tier 0 guesses where so many last tokens occurred before; 0 is off.",
     )
+    draft_toll: float = Field(
+        0.5,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="Cost of a proposal of the draft, in target steps; tier 0 is weighed by it.",
+    )
 
     def plan(self) -> Plan:
         """The same plan as the core names it."""

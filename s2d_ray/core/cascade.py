@@ -23,6 +23,8 @@ class Plan:
     tree_width: guesses per node of the proposal's spine; 1 is a chain.
     tree_depth: levels of the spine, from the root, that have more than one guess.
     min_match: tier 0 guesses where the last so many tokens occurred before; 0 switches it off.
+    draft_toll: what a proposal of the draft costs, in target forwards of one token; tier 0, which
+        is free, may promise fewer tokens by so much and still be taken.
     """
 
     exit_thresholds: tuple[float, ...] = (0.5, 0.5)
@@ -31,6 +33,7 @@ class Plan:
     tree_width: int = 1
     tree_depth: int = 32
     min_match: int = 3
+    draft_toll: float = 0.5
 
     def goes_deeper(self, submodel: int, confidence: float, num_submodels: int) -> bool:
         """Whether a row at `submodel` (0 = shallowest) must climb. The deepest always speaks."""

@@ -94,6 +94,13 @@ def draft_s(candidate: Candidate, costs: CostModel, rows: int) -> float:
     return _some(candidate.asked, rows) * costs.hop_s + steps_s
 
 
+def draft_toll(candidate: Candidate, costs: CostModel) -> float:
+    """What one proposal of the draft costs a text alone, in target forwards of one token."""
+    if not candidate.asked:
+        return 0.0
+    return draft_s(candidate, costs, 1) / candidate.asked / costs.forward(1, 1)
+
+
 def _step_s(plan: Plan, level: DraftLevel, costs: CostModel, rows: int) -> float:
     """One step of the batch: a group of layers runs over the rows that go so deep, if any do, and
     its exit is scored, unless the plan passes it by."""

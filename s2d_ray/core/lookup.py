@@ -89,7 +89,10 @@ class Experience:
         weight = max(0.02, 1.0 / self._num_draft)
         self._draft_gain += weight * (num_accepted - self._draft_gain)
 
-    def prefers(self, confidence: float, num_guesses: int) -> bool:
-        """Whether tier 0 is expected to gain at least as many tokens as the draft lately did."""
+    def prefers(self, confidence: float, num_guesses: int, draft_toll: float) -> bool:
+        """Whether tier 0's round is expected to commit as much for its time as the draft's did.
+
+        Both commit the target's own token too; a round of the draft takes 1 + draft_toll as long.
+        """
         gain = sum(confidence**depth for depth in range(1, num_guesses + 1))
-        return gain >= self._draft_gain
+        return (1.0 + gain) * (1.0 + draft_toll) >= 1.0 + self._draft_gain

@@ -175,7 +175,7 @@ class Rewriting:
         count = plan.max_proposal
         while count > 0 and plan.stops(confidence**count):
             count -= 1
-        if count == 0 or not self._experience.prefers(confidence, count):
+        if count == 0 or not self._experience.prefers(confidence, count, plan.draft_toll):
             return None
         kept = guesses[: min(count, self._deepest(plan))]
         end = next((n for n, token in enumerate(kept, 1) if token in trace.end_ids), len(kept))

@@ -12,10 +12,10 @@ from s2d_ray.engine.sequence import Sequence
 
 
 class Tier0:
-    """Chooses between tier 0 and the draft, per sequence and round, by expected gain.
+    """Chooses between tier 0 and the draft, per sequence and round, by tokens for the time.
 
-    A forced sequence always asks the draft. The draft's own cost is left out of the comparison, so
-    tier 0 is preferred where it is expected to have as many tokens accepted.
+    A forced sequence always asks the draft. What the draft costs is the plan's `draft_toll`, not a
+    clock: the same text under the same plan is decoded in the same rounds, as replay has them.
     """
 
     def __init__(self, counters: Counter[str]) -> None:
@@ -36,7 +36,9 @@ class Tier0:
         count = plan.max_proposal
         while count > 0 and plan.stops(confidence**count):
             count -= 1
-        if count == 0 or (has_rival and not self._experience.prefers(confidence, count)):
+        if count == 0:
+            return False
+        if has_rival and not self._experience.prefers(confidence, count, plan.draft_toll):
             return False
         guesses = match.guess(sequence.ids, count)
         proposal, kept = sequence.admissible(Proposal.chain(guesses))

@@ -202,12 +202,12 @@ def train(
 
 def evaluate_draft(
     draft: Annotated[Path, typer.Option(help="Folder of a draft.")],
-    corpus: Annotated[
-        list[Path], typer.Option(help="A finished corpus; once for each target, to which it leads.")
-    ],
+    corpus: Annotated[list[Path], typer.Option(help="A finished corpus of a target; repeatable.")],
     out: Annotated[Path, typer.Option(help="Folder the tables and pictures are written to.")],
     config: Config = None,
-    texts: Annotated[int, typer.Option(min=1, help="Held-out texts per temperature.")] = 64,
+    texts: Annotated[
+        int, typer.Option(min=1, help="Held-out texts per corpus and temperature.")
+    ] = 64,
     draws: Annotated[int, typer.Option(min=1, help="Noises at each position, over T = 0.")] = 2,
 ) -> None:
     """Measure each exit of a draft against targets: agreement, accepted length, calibration, cost.

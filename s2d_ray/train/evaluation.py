@@ -6,8 +6,9 @@ are read, and the target scores them anew, over its full vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Scope:
-    """How much is evaluated. texts: held-out ones per temperature. draws: seeds of noise at each
-    position. depth: guesses of a chain."""
+    """How much is evaluated. texts: held-out ones per corpus and temperature. draws: seeds of noise
+    at each position. depth: guesses of a chain."""
 
     texts: int
     draws: int
@@ -112,7 +113,7 @@ def evaluate(
     say: Say,
     advance: Callable[[int], None],
 ) -> list[Worth]:
-    """Evaluate the draft in `folder` for the target of each corpus.
+    """Evaluate the draft in `folder` for the target of each corpus; those of one target are joined.
 
     say: takes lines for the user. advance: takes numbers of evaluated positions.
     Raises S2DError if draft, corpora and config do not belong together.
@@ -126,10 +127,12 @@ def evaluate(
     draft.eval().requires_grad_(False).split(attention_of(draft.config))
     network = _served(config, folder)
     found = []
-    for path, corpus in loaded:
-        model = _load_target(target_of(config, corpus.settings.target), path, corpus, say)
-        say(f"evaluating for {corpus.settings.target}")
-        found.append(_evaluate_for(model, draft, corpus, scope, network, advance))
+    for name in dict.fromkeys(corpus.settings.target for _, corpus in loaded):
+        of_target = {path: each for path, each in loaded if each.settings.target == name}
+        model = _load_target(name, target_of(config, name), of_target, say)
+        say(f"evaluating for {name}")
+        texts = [corpus.held_out for corpus in of_target.values()]
+        found.append(_evaluate_for(name, model, draft, texts, scope, network, advance))
     return found
 
 
@@ -140,24 +143,29 @@ def _served(config: AppConfig, folder: Path) -> DraftNetwork:
     return draft_files.load_network(folder, served.precision, device, COST_CACHE_TOKENS)
 
 
-def _load_target(target: TargetConfig, path: Path, corpus: Corpus, say: Say) -> RaggedModel:
-    settings = corpus.settings
-    say(f"loading {settings.target}")
+def _load_target(
+    name: str, target: TargetConfig, corpora: Mapping[Path, Corpus], say: Say
+) -> RaggedModel:
+    say(f"loading {name}")
     folder = sources.resolve(target.model, report=say)
-    if hash_of_weights(folder) != settings.weights:
-        raise DataError(
-            f"{path}: was written by {settings.model}, which is not what the config calls "
-            f"{settings.target}"
-        )
-    if target.precision != settings.precision:
-        say(f"{path}: was written in {settings.precision}; judged in {target.precision}")
+    weights = hash_of_weights(folder)
+    for path, corpus in corpora.items():
+        settings = corpus.settings
+        if weights != settings.weights:
+            raise DataError(
+                f"{path}: was written by {settings.model}, which is not what the config calls "
+                f"{name}"
+            )
+        if target.precision != settings.precision:
+            say(f"{path}: was written in {settings.precision}; judged in {target.precision}")
     return load_judge(target, folder)
 
 
 def _evaluate_for(
+    name: str,
     model: RaggedModel,
     draft: SortedDraft,
-    corpus: Corpus,
+    held_out: Sequence[Sequence[Answer]],
     scope: Scope,
     network: DraftNetwork,
     advance: Callable[[int], None],
@@ -167,14 +175,15 @@ def _evaluate_for(
     for temperature in TEMPERATURES:
         seeds = range(1, (scope.draws if temperature else 1) + 1)
         coupled: dict[int, list[Coupled]] = {layers: [] for layers in draft.exit_layers}
-        for answer in _nearest(corpus.held_out, temperature)[: scope.texts]:
+        texts = [_nearest(each, temperature)[: scope.texts] for each in held_out]
+        for answer in chain.from_iterable(texts):
             for layers, one in _couple(model, draft, answer, temperature, seeds).items():
                 coupled[layers].append(one)
             num_tokens += len(answer.output_ids)
             advance(len(answer.output_ids))
-        for layers, texts in coupled.items():
-            worths[layers][temperature] = _worth(texts, scope.depth)
-    return Worth(corpus.settings.target, num_tokens, worths, step_costs(network, model))
+        for layers, pieces in coupled.items():
+            worths[layers][temperature] = _worth(pieces, scope.depth)
+    return Worth(name, num_tokens, worths, step_costs(network, model))
 
 
 def _nearest(answers: Sequence[Answer], temperature: float) -> list[Answer]:

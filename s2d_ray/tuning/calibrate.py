@@ -172,10 +172,10 @@ def _learn(
         plans = settings.grid.plans(traces[0].exit_layers, model)
         advance = bar.open(f"plans for {name}, {task}", PARTS)
         replayed: list[Replayed] = []
-        for part in range(PARTS):
-            chosen = plans[len(plans) * part // PARTS : len(plans) * (part + 1) // PARTS]
-            replayed += search.replay_all(chosen, traces, draft.max_debt)
-            advance(f"{len(replayed)} of {len(plans)}")
+        for number, one in enumerate(search.replay_all(plans, traces, draft.max_debt, costs)):
+            replayed.append(one)
+            if (number + 1) * PARTS // len(plans) > number * PARTS // len(plans):
+                advance(f"{number + 1} of {len(plans)}")
         kept = search.worth_keeping([each.candidate() for each in replayed], costs)
         best = next(each for each in replayed if each.plan == kept[0].plan)
         found[task] = Calibrated(

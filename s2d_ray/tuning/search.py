@@ -6,8 +6,8 @@ shape; plain decoding is always among them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import product
 from operator import add
@@ -16,7 +16,7 @@ from random import Random
 from s2d_ray.core.calibration import COLD, AcceptanceModel
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.cost_model import CostModel
-from s2d_ray.core.goodput import PLAIN, Candidate, goodput
+from s2d_ray.core.goodput import PLAIN, Candidate, draft_toll, goodput
 from s2d_ray.core.replay import Rounds, Trace, replay
 
 ROWS = (1, 2, 4, 8, 16)
@@ -88,9 +88,21 @@ class Replayed:
         return reduce(add, self.texts[texts], Rounds()).candidate(self.plan)
 
 
-def replay_all(plans: Sequence[Plan], traces: Sequence[Trace], max_debt: int) -> list[Replayed]:
-    """Every plan over all texts."""
-    return [Replayed(plan, replay(plan, traces, max_debt)) for plan in plans]
+def replay_all(
+    plans: Iterable[Plan], traces: Sequence[Trace], max_debt: int, costs: CostModel
+) -> Iterator[Replayed]:
+    """Every plan over all texts; one with tier 0 under the toll that it has without."""
+    without: dict[Plan, Replayed] = {}
+    for plan in plans:
+        bare = replace(plan, min_match=0)
+        if bare not in without:
+            without[bare] = Replayed(bare, replay(bare, traces, max_debt))
+        if plan == bare:
+            yield without[bare]
+        else:
+            toll = draft_toll(without[bare].candidate(), costs)
+            tolled = replace(plan, draft_toll=round(toll, 2))
+            yield Replayed(tolled, replay(tolled, traces, max_debt))
 
 
 def ranked(found: Sequence[Candidate], costs: CostModel, rows: int) -> list[Candidate]:

@@ -105,7 +105,15 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("plan", [Plan((0.5, 0.5), 0.1, 6, min_match=1), *FIXED, *OTHERS])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan((0.5, 0.5), 0.1, 6, min_match=1, draft_toll=0.0),
+        Plan((0.5, 0.5), 0.1, 6, min_match=1, draft_toll=1.0),
+        *FIXED,
+        *OTHERS,
+    ],
+)
 def test_replay_commits_what_real_decoding_does(
     plan: Plan, parts: Parts, traces: dict[str, list[Trace]]
 ) -> None:
@@ -199,7 +207,7 @@ def test_the_optimum_is_that_of_all_plans_walked_by_hand(seed: int) -> None:
         for threshold, stop, length in itertools.product(thresholds, stops, (0, *lengths))
     }
     grid = Grid(lengths, stops, chances=(0.3, 0.7), matches=(0,))
-    found = replay_all(grid.plans((2, 4), AcceptanceModel(())), texts, 64)
+    found = list(replay_all(grid.plans((2, 4), AcceptanceModel(())), texts, 64, COSTS))
     assert len(found) == len(thresholds) * len(stops) * len(lengths) + 1
     candidates = [each.candidate() for each in found]
     best = ranked(candidates, COSTS, 1)[0]

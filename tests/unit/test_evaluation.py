@@ -85,6 +85,26 @@ def test_an_exit_that_is_the_target_is_always_right(worth: Worth) -> None:
         assert one.optimum == pytest.approx(1.0, abs=1e-4)
 
 
+def test_corpora_of_one_target_are_joined(
+    worth: Worth, checkpoint: Path, draft: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """Every figure is of the texts of both; one would hide the other in the JSON."""
+    config = config_of(checkpoint, draft)
+    other = random_corpus(tmp_path / "other", checkpoint, texts=40, seed=3)
+
+    def run(*corpora: Path) -> Worth:
+        (found,) = evaluate(config, draft, corpora, SCOPE, lambda line: None, lambda n: None)
+        return found
+
+    alone, joined = run(other), run(corpus, other)
+    assert joined.num_tokens == worth.num_tokens + alone.num_tokens
+    for temperature in (0.0, 1.0):
+        parts = [each.by_exit[2][temperature] for each in (worth, alone)]
+        counts = [sum(bin_.count for bin_ in part.bins) for part in parts]
+        mean = sum(p.acceptance * n for p, n in zip(parts, counts, strict=True)) / sum(counts)
+        assert joined.by_exit[2][temperature].acceptance == pytest.approx(mean)
+
+
 def test_a_shallow_exit_is_worth_less(worth: Worth) -> None:
     """Two of six random layers are hardly ever right; the test above would else be empty."""
     for one in worth.by_exit[2].values():

@@ -57,6 +57,7 @@ CHOSEN = {
         "tree_width": 1,
         "tree_depth": 32,
         "min_match": 3,
+        "draft_toll": 0.5,
     },
 }
 TOKENS = [

@@ -71,13 +71,16 @@ def test_confidence_starts_undecided_and_follows_what_was_accepted() -> None:
     assert experience.confidence(long) > 0.9
 
 
-def test_the_tier_that_is_expected_to_gain_more_is_preferred() -> None:
+def test_the_tier_that_is_expected_to_commit_more_for_the_time_is_preferred() -> None:
     experience = Experience()
-    assert experience.prefers(0.5, 4), "a draft that has shown nothing is no rival"
+    assert experience.prefers(0.5, 4, 0.0), "a draft that has shown nothing is no rival"
     for _ in range(50):
         experience.learn_draft(2)
-    assert not experience.prefers(0.5, 4)
-    assert experience.prefers(0.9, 4)
+    # 3 tokens of the draft against 1 + .94 of tier 0 at .5, and 1 + 3.1 at .9.
+    assert not experience.prefers(0.5, 4, 0.0)
+    assert not experience.prefers(0.5, 4, 0.5)
+    assert experience.prefers(0.5, 4, 0.6)
+    assert experience.prefers(0.9, 4, 0.0)
     for _ in range(400):
         experience.learn_draft(0)
-    assert experience.prefers(0.5, 4)
+    assert experience.prefers(0.5, 4, 0.0)

@@ -234,7 +234,8 @@ def test_modelled_costs_are_those_of_streamed_weights() -> None:
     assert shares[0] == pytest.approx((12 * 202.4 + 2 * 131) / 6_600)
     costs = modelled_costs(TARGETS[0], (4, 8))
     assert costs.forward(1, 8) == costs.forward(1, 1)
-    found = replay_all([PLAIN.plan, Plan((0.0,), 0.0, 2, min_match=0)], [text([(0, 0)] * 30)], 64)
+    plans = [PLAIN.plan, Plan((0.0,), 0.0, 2, min_match=0)]
+    found = list(replay_all(plans, [text([(0, 0)] * 30)], 64, COSTS))
     told = modelled(found, EXITS)
     assert [each["published_s2d"] for each in told.values()] == [1.34, 1.38, 1.95]
     speedups = [float(each["modelled"]) for each in told.values()]
@@ -253,3 +254,14 @@ def test_a_prediction_is_prompt_and_rounds() -> None:
         11 / (prompt_s + 5 * round_s), rel=0.1
     )
     assert predictor.speed(PLAIN.plan, "chat", 64, 11) == pytest.approx(11 / (30.0 + 10 * 10.0))
+
+
+def test_a_plan_with_tier_0_is_searched_under_the_toll_that_it_has_without() -> None:
+    """A draft step and a hop, in target forwards; whether tier 0 stands first or not."""
+    bare, matched = Plan((0.0,), 0.0, 1, min_match=0), Plan((0.0,), 0.0, 1, min_match=3)
+    toll = round((COSTS.draft(2, 1) + COSTS.hop_s) / COSTS.forward(1, 1), 2)
+    assert toll not in (0.0, matched.draft_toll)
+    texts = [text([(-1, -1)] * 30)]
+    for plans in ([bare, matched], [matched]):
+        *_, found = replay_all(plans, texts, 64, COSTS)
+        assert found.plan == replace(matched, draft_toll=toll)

@@ -75,6 +75,9 @@ class SpeculationOptions(Body):
     min_match: Annotated[int, Field(ge=0, le=MAX_PROPOSAL)] | None = Field(
         None, description="Tier 0 guesses where the last so many tokens occurred before; 0: never."
     )
+    draft_toll: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = Field(
+        None, description="Cost of a proposal of the draft, in target steps; tier 0 has none."
+    )
     trace: bool | None = Field(None, description="Name the writer of every token in the answer.")
     task: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
         None, description="Class of the task, for the plan table and the plan file."

@@ -45,6 +45,9 @@ class PlanShape(Shape):
     min_match: int = Field(
         description="Tokens that must have occurred before for tier 0 to guess; 0: never."
     )
+    draft_toll: float = Field(
+        description="Cost of a proposal of the draft, in target steps; tier 0 is weighed by it."
+    )
 
 
 class Tokenized(Shape):
