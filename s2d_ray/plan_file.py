@@ -6,6 +6,7 @@ worth having, best first. `s2d calibrate` writes it; `plans:` of a config names 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -184,6 +185,12 @@ class PlanFile(Section):
     made: Made
     draft: DraftMark
     targets: dict[str, TargetPlans] = Field(min_length=1)
+
+    @property
+    def digest(self) -> str:
+        """A short hash of all of it."""
+        tree = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(tree.encode()).hexdigest()[:12]
 
     def plan_of(self, target: str, task: str) -> tuple[str, Plan] | None:
         """The class that serves a request and its best plan; None if the target is not in it."""

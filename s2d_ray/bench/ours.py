@@ -21,6 +21,9 @@ EXIT = "drafted_by_"
 
 _numbers = itertools.count(1)
 
+PlanOf = Callable[[tuple[int, ...]], Plan]
+"""The plan of a text, by the ids of its prompt."""
+
 
 class Ours:
     """A `Method`: writes by a target whose client is first connected to `send`, if to any.
@@ -74,6 +77,25 @@ class Ours:
             trace=True,
             cache_salt=name,
         )
+
+
+class ByPrompt(Ours):
+    """Each text as an `auto` request under a plan of its own; the draft is asked by `send`."""
+
+    def __init__(
+        self,
+        target: TargetEngine,
+        client: DraftClient,
+        choose: PlanOf,
+        send: Send,
+        counters: Callable[[], Mapping[str, int]],
+    ) -> None:
+        super().__init__(target, client, Plan(), Mode.AUTO, send, counters)
+        self._choose = choose
+
+    def plan_of(self, prompt: tuple[int, ...]) -> Plan:
+        """What is chosen for it."""
+        return self._choose(prompt)
 
 
 def _written(

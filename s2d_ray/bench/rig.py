@@ -14,7 +14,7 @@ from s2d_ray.bench.alternate import Case
 from s2d_ray.bench.costs import CostMeter
 from s2d_ray.bench.exact_cases import PROMPTS
 from s2d_ray.bench.exact_writer import draft_of
-from s2d_ray.bench.ours import Ours
+from s2d_ray.bench.ours import ByPrompt, Ours, PlanOf
 from s2d_ray.bench.stock import Stock, load_stock, twin
 from s2d_ray.config import AppConfig, DraftConfig, Precision, TargetConfig
 from s2d_ray.core.cascade import Plan
@@ -23,8 +23,11 @@ from s2d_ray.engine.draft_client import DraftClient
 from s2d_ray.engine.draft_loop import DraftLoop
 from s2d_ray.engine.messages import Mode
 from s2d_ray.engine.turns import turns_for
+from s2d_ray.errors import ConfigError
 from s2d_ray.models import draft_files, sources
+from s2d_ray.models.lineage import hash_of_weights
 from s2d_ray.models.loading import choose_device, load_target_decoder, read_config
+from s2d_ray.plan_file import PlanFile, TargetPlans
 
 MAX_BATCH = 16
 COST_CACHE_TOKENS = 4_096
@@ -63,6 +66,10 @@ class Seat:
         if draft is None:
             return Ours(self.target, self.client, plan, mode)
         return Ours(self.target, self.client, plan, mode, draft.submit, draft.counters)
+
+    def by_prompt(self, choose: PlanOf, draft: DraftLoop) -> ByPrompt:
+        """The target as a method that plans each text, with a draft in this process."""
+        return ByPrompt(self.target, self.client, choose, draft.submit, draft.counters)
 
 
 class Parts:
@@ -103,6 +110,25 @@ class Parts:
         """The baselines on the first target's own weights and linear layers."""
         self._say("preparing the baselines")
         return Stock(twin(self.first.target.model.decoder), self._assistant())
+
+    def plans(self, file: PlanFile) -> TargetPlans:
+        """What a plan file has for the first target.
+
+        Raises ConfigError if it has nothing, or is of other weights.
+        """
+        [name, *_] = self.config.targets
+        if name not in file.targets:
+            raise ConfigError(f"plan file: has no target {name}; calibrate it")
+        found = file.targets[name]
+        for what, folder, wanted in (
+            ("target", self._folder(self.target_config), found.weights),
+            ("draft", self.draft_folder, file.draft.weights),
+        ):
+            if hash_of_weights(folder) != wanted:
+                raise ConfigError(
+                    f"plan file: made for other weights of the {what}; calibrate again"
+                )
+        return found
 
     def _assistant(self) -> Any:
         """The draft's base, in the draft's precision, if the draft has all layers of it.

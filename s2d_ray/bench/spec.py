@@ -26,12 +26,13 @@ from s2d_ray.bench.questions import Question, choose, read_questions, shortest
 from s2d_ray.bench.rig import Parts
 from s2d_ray.bench.spec_answers import AnswerFile
 from s2d_ray.bench.spec_figures import Answer, Answered, joined
-from s2d_ray.bench.spec_plans import choose_plans, make_methods
+from s2d_ray.bench.spec_plans import choose_plans, make_methods, plan_file_of
 from s2d_ray.config import AppConfig, TargetConfig
 from s2d_ray.errors import ConfigError, DataError
 from s2d_ray.models.lineage import hash_of_weights
 from s2d_ray.models.text import Text
 from s2d_ray.pictures import need_pictures
+from s2d_ray.plan_file import PlanFile
 
 QUICK_TOKENS = 16
 """Longest answer of a quick run."""
@@ -129,6 +130,7 @@ def answer_all(
     settings: Settings,
     name: str,
     plans: Sequence[str],
+    plan_file: PlanFile | None,
     questions: Sequence[Question],
     file: AnswerFile,
     bar: StderrBar,
@@ -140,7 +142,7 @@ def answer_all(
         return
     with ExitStack() as stack:
         parts = _parts(settings.config, name, stack, bar)
-        methods = make_methods(parts, plans)
+        methods = make_methods(parts, plans, plan_file)
         target = parts.first.target
         interviewer = Interviewer(settings, target.text, target.batch.limits.max_context)
         openings = [interviewer.opening(questions[number]) for number in left]
@@ -170,17 +172,19 @@ def run(settings: Settings) -> int:
     if settings.quick:
         settings = quickly(settings)
     targets, questions = settings.target_configs(), settings.chosen()
+    plan_file = plan_file_of(settings.config)
     with ExitStack() as stack:
         bar = stack.enter_context(stderr_bar())
         parts = _parts(settings.config, next(iter(targets)), stack, bar)
-        plans = choose_plans(parts.exits, settings.plans)
-        identity = _identity(settings, questions, plans, hash_of_weights(parts.draft_folder))
+        plans = choose_plans(parts.exits, settings.plans, has_file=plan_file is not None)
+        draft = hash_of_weights(parts.draft_folder)
+        identity = _identity(settings, questions, plans, plan_file, draft)
         file = AnswerFile(settings.out, identity)
         shown = card(settings, targets, parts, len(questions))
         for name, value in shown.items():
             print(f"{name:<10} {value}", flush=True)
         for name in targets:
-            answer_all(settings, name, plans, questions, file, bar)
+            answer_all(settings, name, plans, plan_file, questions, file, bar)
     held = [each for each in file.held if each.target in targets]
     shown["commit"] = ", ".join(dict.fromkeys(each.commit for each in held))
     table, line, wrong = spec_report.report(held, list(targets), plans, shown, settings.out)
@@ -203,7 +207,11 @@ def quickly(settings: Settings) -> Settings:
 
 
 def _identity(
-    settings: Settings, questions: Sequence[Question], plans: Sequence[str], draft: str
+    settings: Settings,
+    questions: Sequence[Question],
+    plans: Sequence[str],
+    plan_file: PlanFile | None,
+    draft: str,
 ) -> dict[str, Any]:
     """What the answers depend on."""
     asked = json.dumps([asdict(each) for each in questions])
@@ -216,6 +224,7 @@ def _identity(
         "temperature": settings.temperature,
         "seed": settings.seed,
         "plans": list(plans),
+        "plan_file": plan_file and plan_file.digest,
         "questions": hashlib.sha256(asked.encode()).hexdigest(),
     }
 

@@ -17,6 +17,9 @@ from s2d_ray.bench.questions import GROUPS
 
 BASELINE = "plain"
 
+PLANNED = "planned"
+"""Each prompt under the plan that the plan file has for its class of task."""
+
 PEERS = ("prompt-lookup", "assisted")
 """Plans by `transformers`."""
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -17,23 +15,20 @@ from s2d_ray.bench.bar import StderrBar, stderr_bar
 from s2d_ray.bench.card import config_hash, host_card
 from s2d_ray.bench.checkout import commit
 from s2d_ray.bench.line_file import LineFile
-from s2d_ray.bench.rig import Parts
 from s2d_ray.bench.spec_answers import AnswerFile
-from s2d_ray.bench.spec_figures import BASELINE, Answered, joined
+from s2d_ray.bench.spec_figures import BASELINE, PLANNED, Answered, joined
 from s2d_ray.config import AppConfig
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.goodput import PLAIN
 from s2d_ray.core.replay import Trace
 from s2d_ray.errors import ConfigError, DataError
-from s2d_ray.models import sources
-from s2d_ray.models.lineage import hash_of_weights
 from s2d_ray.pictures import need_pictures
 from s2d_ray.plan_file import PlanFile, TargetPlans
 from s2d_ray.tuning import gather, sweep_plans, sweep_report
 from s2d_ray.tuning.gather import Scale
 from s2d_ray.tuning.predict import Predictor
 from s2d_ray.tuning.prompts import Asked
-from s2d_ray.tuning.sweep_plans import PLANNED, Axes
+from s2d_ray.tuning.sweep_plans import Axes
 from s2d_ray.tuning.sweep_report import Crowd, Swept
 
 CROWDS = "crowds.jsonl"
@@ -91,10 +86,9 @@ def run(settings: Settings) -> int:
 
 def identity(settings: Settings) -> dict[str, Any]:
     """What the answers depend on."""
-    plans = json.dumps(settings.plans.model_dump(mode="json"), sort_keys=True)
     return {
         "config": config_hash(settings.config),
-        "plans": hashlib.sha256(plans.encode()).hexdigest()[:12],
+        "plans": settings.plans.digest,
         "scale": asdict(settings.scale),
         "axes": asdict(settings.axes),
         "seed": settings.seed,
@@ -121,10 +115,9 @@ def _sweep(
     bar: StderrBar,
 ) -> Swept:
     """One target under all plans: prompts one by one, then in crowds."""
-    plans = settings.plans.targets[name]
     with ExitStack() as stack:
         parts = gather.parts_for(settings.config, name, stack, bar.say)
-        _check_weights(settings, plans, parts)
+        plans = parts.plans(settings.plans)
         greedy = replace(settings.scale, temperatures=(0.0,))
         cases = gather.cases_of(parts, settings.asked, greedy, settings.seed)
         tasks = {
@@ -167,17 +160,6 @@ def _check_traces(settings: Settings) -> None:
                     f"no trace of {name}, {task}, which the plan file has plans for; name the "
                     "folder of its calibration with --work"
                 )
-
-
-def _check_weights(settings: Settings, plans: TargetPlans, parts: Parts) -> None:
-    """Raises ConfigError if the plan file is of other weights."""
-    folder = sources.resolve(parts.target_config.model)
-    for what, held, wanted in (
-        ("target", hash_of_weights(folder), plans.weights),
-        ("draft", hash_of_weights(parts.draft_folder), settings.plans.draft.weights),
-    ):
-        if held != wanted:
-            raise ConfigError(f"plan file: made for other weights of the {what}; calibrate again")
 
 
 def _answer(

@@ -7,17 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from s2d_ray.bench.alternate import Method
-from s2d_ray.bench.ours import Ours
 from s2d_ray.bench.rig import Parts
-from s2d_ray.bench.spec_figures import BASELINE
+from s2d_ray.bench.spec_figures import BASELINE, PLANNED
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.goodput import PLAIN
 from s2d_ray.engine.messages import Mode
 from s2d_ray.plan_file import TargetPlans
 from s2d_ray.tuning.search import ranked
-
-PLANNED = "planned"
-"""Each prompt under the plan that the plan file has for its class of task."""
 
 CONFIGURED = "configured"
 """The config's own plan."""
@@ -70,25 +66,12 @@ def plans_at(plans: TargetPlans, rows: int) -> dict[str, Plan]:
     }
 
 
-class ByPrompt(Ours):
-    """Each text under a plan of its own. prompts: plans by the ids of the prompt."""
-
-    prompts: Mapping[tuple[int, ...], Plan]
-
-    def plan_of(self, prompt: tuple[int, ...]) -> Plan:
-        """That of its class of task."""
-        return self.prompts[prompt]
-
-
 def method(parts: Parts, by_prompt: Mapping[tuple[int, ...], Plan]) -> Method:
     """What writes texts under plans by their prompts, as `auto`; plain where none speculates."""
     seat = parts.first
     if not any(plan.max_proposal for plan in by_prompt.values()):
         return seat.ours(PLAIN.plan, Mode.OFF)
-    draft = parts.draft
-    found = ByPrompt(seat.target, seat.client, Plan(), Mode.AUTO, draft.submit, draft.counters)
-    found.prompts = by_prompt
-    return found
+    return seat.by_prompt(by_prompt.__getitem__, parts.draft)
 
 
 def names(plans: PlansOf) -> Sequence[str]:

@@ -10,11 +10,11 @@ from typing import Any
 
 from s2d_ray.bench import spec_figures
 from s2d_ray.bench.figures import Spread, spread
-from s2d_ray.bench.spec_figures import BASELINE, Answered
+from s2d_ray.bench.spec_figures import BASELINE, PLANNED, Answered
 from s2d_ray.core.goodput import PLAIN
 from s2d_ray.tuning.calibrate_report import shown
 from s2d_ray.tuning.predict import Predictor, predicted_speedup
-from s2d_ray.tuning.sweep_plans import PLANNED, Axes, PlansOf, grid_name, names
+from s2d_ray.tuning.sweep_plans import Axes, PlansOf, grid_name, names
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,10 @@ from s2d_ray.job_folder import SETTINGS
 from s2d_ray.models import draft_files
 from s2d_ray.models.attention import IMPLEMENTATION
 from s2d_ray.models.draft_files import DraftCard
+from s2d_ray.models.lineage import hash_of_weights
 from s2d_ray.models.sorted_draft import cut_draft
 from s2d_ray.models.text import fingerprint_of
+from tests.plan_files import plan_file
 from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder, tiny_text
 
 EXITS = (2, 6)
@@ -238,11 +240,15 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_plans_keep_their_order_and_plain_is_always_there() -> None:
-    assert plan_names(EXITS) == ["plain", *OURS, *PEERS]
-    assert choose_plans(EXITS, ()) == plan_names(EXITS)
-    assert choose_plans(EXITS, ["assisted", "exit-6"]) == ["plain", "exit-6", "assisted"]
+    assert plan_names(EXITS, has_file=False) == ["plain", *OURS, *PEERS]
+    assert plan_names(EXITS, has_file=True) == ["plain", "planned", *OURS, *PEERS]
+    assert choose_plans(EXITS, (), has_file=False) == plan_names(EXITS, has_file=False)
+    wanted = ["assisted", "exit-6"]
+    assert choose_plans(EXITS, wanted, has_file=True) == ["plain", "exit-6", "assisted"]
     with pytest.raises(ConfigError, match="--plans: 'exit-4' is none of plain, cascade"):
-        choose_plans(EXITS, ["exit-4"])
+        choose_plans(EXITS, ["exit-4"], has_file=False)
+    with pytest.raises(ConfigError, match="--plans: 'planned' needs a plan file; name it in"):
+        choose_plans(EXITS, ["planned"], has_file=False)
 
 
 @pytest.fixture(scope="module")
@@ -381,6 +387,49 @@ def test_sampled_texts_of_ours_are_identical_too(
     plans = last_line(capsys)["targets"]["tiny"]["plans"]
     assert plans["cascade"]["identical"]
     assert plans["exit-6"]["identical"]
+
+
+def test_questions_are_planned_by_their_class_of_task(
+    config: AppConfig, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Code is speculated for and chat is not, as the file has it; another file is refused."""
+    made = plan_file()
+    made["draft"] = {
+        "source": str(folder / "draft"),
+        "exit_layers": EXITS,
+        "weights": hash_of_weights(folder / "draft"),
+    }
+    of = made["targets"]["small"] | {
+        "model": str(folder / "target"),
+        "weights": hash_of_weights(folder / "target"),
+    }
+    made["targets"] = {"tiny": of}
+    path = tmp_path / "plans.json"
+    path.write_text(json.dumps(made))
+    questions = question_file(tmp_path, line(1, "qa"), line(2, "rag", turns=["```\nx = 1\n```"]))
+    settings = Settings(
+        config.model_copy(update={"plans": str(path)}),
+        questions,
+        tmp_path / "out",
+        targets=("tiny",),
+        plans=("planned",),
+        max_new_tokens=8,
+    )
+    assert spec.run(settings) == 0
+    plans = last_line(capsys)["targets"]["tiny"]["plans"]
+    assert plans["planned"]["identical"]
+    held = AnswerFile(tmp_path / "out", json.loads((tmp_path / "out" / SETTINGS).read_text())).held
+    chat, code = (each.answers["planned"] for each in held)
+    assert chat.drafted == 0
+    assert code.accepted > 0
+    made["targets"]["tiny"]["weights"] = "v"
+    path.write_text(json.dumps(made))
+    with pytest.raises(ConfigError, match="made for other weights of the target; calibrate again"):
+        spec.run(replace(settings, out=tmp_path / "other"))
+    made["draft"]["source"] = "another"
+    path.write_text(json.dumps(made))
+    with pytest.raises(ConfigError, match=r"plans: .*plans.json: made for draft another"):
+        spec.run(replace(settings, out=tmp_path / "other"))
 
 
 def test_quick_means_one_target_and_little(settings: Settings) -> None:
