@@ -26,12 +26,14 @@ from transformers import (
 )
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
+from s2d_ray.models import draft_files
 from s2d_ray.models.attention import IMPLEMENTATION
+from s2d_ray.models.draft_files import DraftCard
 from s2d_ray.models.grammar import Vocabulary
 from s2d_ray.models.linear import LinearKind, replace_linears
 from s2d_ray.models.loading import cast_parameters
 from s2d_ray.models.sorted_draft import DraftNetwork, cut_draft
-from s2d_ray.models.text import Text
+from s2d_ray.models.text import Text, fingerprint_of
 
 SPECIALS = ("<|end|>", "<|start|>")
 # The bytes of all printable ASCII characters, of a space, of a newline and of "ü".
@@ -242,6 +244,16 @@ def tiny_checkpoint(folder: Path, family: str = "llama", *, layers: int = 6, see
     model.generation_config = GenerationConfig(eos_token_id=EOS)
     model.save_pretrained(folder)
     save_tiny_tokenizer(folder)
+    return folder
+
+
+def whole_draft(
+    folder: Path, checkpoint: Path, exits: tuple[int, ...], end_ids: tuple[int, ...] = (EOS,)
+) -> Path:
+    """A draft that is all of a `tiny_checkpoint`, or its first layers. -> `folder`"""
+    card = DraftCard("base", exits, VOCAB_SIZE, fingerprint_of(checkpoint), end_ids)
+    decoder = tiny_decoder(dtype=torch.float32)
+    draft_files.write(folder, card, cut_draft(decoder, range(VOCAB_SIZE), exits))
     return folder
 
 

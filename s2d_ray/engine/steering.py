@@ -25,7 +25,7 @@ from s2d_ray.engine.live_costs import StepWork
 from s2d_ray.engine.messages import GenerateRequest, Mode
 from s2d_ray.engine.protocol import RowStatus
 from s2d_ray.engine.sequence import Sequence
-from s2d_ray.engine.target_batch import Round, Step
+from s2d_ray.engine.step import Round, Step
 
 logger = logging.getLogger(__name__)
 

@@ -7,40 +7,28 @@ read aloud: ask → take_reply → plan → commit.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from s2d_ray.core.params import SamplingParams
-from s2d_ray.core.proposals import Proposal, verify
-from s2d_ray.engine.drawing import Draw, Drawn, Grammar
-from s2d_ray.engine.guesses import Guesses, Origin
+from s2d_ray.core.proposals import verify
+from s2d_ray.engine.drawing import Drawn, Grammar
+from s2d_ray.engine.guesses import Guesses
 from s2d_ray.engine.messages import (
     OTHER_FINGERPRINT,
     Event,
     GenerateRequest,
-    Mode,
     Resume,
     Started,
 )
-from s2d_ray.engine.protocol import (
-    ProposeCall,
-    ProposeReply,
-    RowReply,
-    RowStatus,
-)
+from s2d_ray.engine.proposing import Proposing
+from s2d_ray.engine.protocol import ProposeCall, ProposeReply
 from s2d_ray.engine.schedule import Schedule
 from s2d_ray.engine.sequence import Sequence, TextSink
-from s2d_ray.engine.tier0 import Tier0
+from s2d_ray.engine.step import Round, Step
 from s2d_ray.errors import RequestError, Unavailable
-from s2d_ray.models.attention import Segment
-from s2d_ray.models.kv_pool import Copy, RunAllocator
-
-MAX_NODES = 1_024
-"""A reply row with more nodes than this is not looked at."""
-
-MAX_CLOSED = 1_024
-"""Ended sessions remembered for the draft; it forgets idle ones by itself."""
+from s2d_ray.models.kv_pool import RunAllocator
 
 
 @dataclass(frozen=True)
@@ -54,36 +42,6 @@ class Limits:
     prefill_chunk: int
     vocab_size: int
     prefix_cache: bool = False
-
-
-@dataclass(frozen=True)
-class Round:
-    """What a round of a text came to: guesses made and accepted, and tokens committed."""
-
-    sequence: Sequence
-    num_drafted: int
-    num_accepted: int
-    num_committed: int
-
-
-@dataclass
-class Step:
-    """One packed forward: its rows, which of them to score, and how to draw from each.
-
-    drawing: (sequence, number of its wanted rows), in row order. copies: to be made before it.
-    packed: (sequence, its computed positions before this step), in row order. has_prompts: whether
-    ids are computed in chunks in it. rounds: of the texts that decode, once it is committed.
-    """
-
-    copies: list[Copy] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    segments: list[Segment] = field(default_factory=list)
-    wanted_rows: list[int] = field(default_factory=list)
-    draws: list[Draw] = field(default_factory=list)
-    drawing: list[tuple[Sequence, int]] = field(default_factory=list)
-    packed: list[tuple[Sequence, int]] = field(default_factory=list)
-    has_prompts: bool = False
-    rounds: list[Round] = field(default_factory=list)
 
 
 class TargetBatch:
@@ -104,13 +62,9 @@ class TargetBatch:
         self.guesses = guesses or Guesses()
         self._eos = eos_token_ids
         self._make_sink = make_sink
-        self._replica = replica
         self.fingerprint = fingerprint
-        self._closed: deque[str] = deque(maxlen=MAX_CLOSED)
-        self._call_no = 0
-        self._asked: dict[str, Sequence] = {}
         self.counters: Counter[str] = Counter()
-        self._tier0 = Tier0(self.counters)
+        self._proposing = Proposing(replica, limits.vocab_size, self.counters)
         self._schedule = Schedule(
             allocator,
             self.counters,
@@ -156,7 +110,7 @@ class TargetBatch:
     @property
     def has_closed_sessions(self) -> bool:
         """Whether the draft has not been told yet that some sessions ended."""
-        return bool(self._closed)
+        return self._proposing.has_closed_sessions
 
     def _max_length(self, request: GenerateRequest, num_prompt: int) -> int:
         """Longest prompt + output. Raises RequestError if the prompt leaves no room for a token."""
@@ -232,106 +186,42 @@ class TargetBatch:
             sequence.num_computed = num_computed
         preempted = self._schedule.give_way()
         if preempted is not None:
-            self._tier0.forget(preempted)
+            self._proposing.pause(preempted)
             return None
         [alone] = self._schedule.running
         self._retire(alone, trusted=False)
         return alone.request.request_id
 
     def ask(self, draft_available: bool) -> ProposeCall | None:
-        """The call for this round's proposals; None if nobody wants one from the draft.
-
-        Rows that tier 0 serves do not ask; the draft gets their ids with a later call. Without an
-        available draft only forced rows ask, and closed sessions wait for a later call.
-        """
-        self._asked = {}
-        for sequence in self._schedule.running:
-            sequence.asked, sequence.status = False, None
-            asks = draft_available or sequence.request.mode is Mode.FORCE
-            serves = sequence.wants_proposal and self._tier0.propose(sequence, has_rival=asks)
-            if sequence.wants_proposal and not serves and asks:
-                sequence.asked = True
-                self._asked[sequence.request.request_id] = sequence
-        if not self._asked and not (self._closed and draft_available):
-            return None
-        self._call_no += 1
-        self.counters["draft_calls"] += 1
-        rows = tuple(sequence.propose_row() for sequence in self._asked.values())
-        closed = tuple(self._closed)
-        self._closed.clear()
-        # The loop's proposer knows its deadlines; the budget is filled in there.
-        return ProposeCall(self._replica, self._call_no, 0.0, rows, closed)
+        """This round's proposals: tier 0's, and the call for the draft's; see `Proposing`."""
+        return self._proposing.ask(self._schedule.running, draft_available)
 
     @property
     def asked_forced(self) -> bool:
         """Whether the call just made carries a forced row."""
-        return any(s.request.mode is Mode.FORCE for s in self._asked.values())
+        return self._proposing.asked_forced
 
     def take_reply(self, reply: ProposeReply | None) -> None:
         """Take what the draft answered; anything unusable means plain decoding this round."""
-        if reply is None:
-            self.counters["draft_misses"] += 1
-            for sequence in self._asked.values():
-                sequence.tally.miss()
-        elif reply.call_no != self._call_no:
-            self.counters["late_replies"] += 1
-        else:
-            for row in reply.rows:
-                self._take_row(row)
-        self._asked = {}
-
-    def _take_row(self, row: RowReply) -> None:
-        sequence = self._asked.pop(row.draft_session, None)
-        if sequence is None or row.at_length != len(sequence.ids):
-            self.counters["stale_rows"] += 1
-            return
-        self.counters[f"rows_{row.status}"] += 1
-        sequence.status = row.status
-        if row.status is RowStatus.NEEDS:
-            sequence.draft_base = max(0, min(row.needs_from, len(sequence.ids)))
-        elif row.status in (RowStatus.OK, RowStatus.WARMING):
-            sequence.draft_base = len(sequence.ids)
-        if row.status is RowStatus.OK and row.tokens:
-            self._take_proposal(row, sequence)
-
-    def _take_proposal(self, row: RowReply, sequence: Sequence) -> None:
-        """Take what may be committed of a row's tree; nothing if it is not a tree of ids."""
-        nodes = [row.tokens, row.parents, row.drafted_by, row.confidences, row.ranks]
-        legal = all(0 <= token < self.limits.vocab_size for token in row.tokens)
-        try:
-            if not legal or len({*map(len, nodes)}) != 1 or len(row.tokens) > MAX_NODES:
-                raise ValueError("not a tree of this target's ids")
-            whole = Proposal(row.tokens, row.parents)
-        except ValueError:
-            self.counters["illegal_rows"] += 1
-            return
-        proposal, kept = sequence.admissible(whole)
-        if proposal.tokens:
-            origins = tuple(
-                Origin(row.drafted_by[node], row.confidences[node], row.ranks[node])
-                for node in kept
-            )
-            sequence.accept_proposal(proposal, origins)
-            self.counters["proposals"] += 1
-            self.counters["tree_proposals"] += proposal != Proposal.chain(proposal.tokens)
+        self._proposing.take_reply(reply)
 
     def plan(self) -> Step | None:
         """The next packed forward over decoding rows, proposals and a chunk of prompt."""
         step = Step()
         for preempted in self._schedule.make_room(step.copies):
-            self._tier0.forget(preempted)
+            self._proposing.pause(preempted)
         self._schedule.admit(step.copies)
         budget = self._prefill_budget()
         for sequence in self._schedule.running:
             first = sequence.num_computed
             if not sequence.prefilling:
-                self._pack(step, sequence, sequence.ids[first:], sequence.draws())
+                step.pack(sequence, sequence.ids[first:], sequence.draws())
             elif budget > 0:
                 tokens = sequence.ids[first : first + budget]
                 budget -= len(tokens)
                 complete = first + len(tokens) == sequence.num_prefill
                 step.has_prompts = True
-                self._pack(step, sequence, tokens, sequence.draws() if complete else [])
+                step.pack(sequence, tokens, sequence.draws() if complete else [])
                 sequence.num_computed += len(tokens)
         if not step.token_ids:
             return None
@@ -343,26 +233,6 @@ class TargetBatch:
         chunk = self.limits.prefill_chunk
         beside = any(not sequence.prefilling for sequence in self._schedule.running)
         return max(1, chunk // 4) if beside else chunk
-
-    @staticmethod
-    def _pack(step: Step, sequence: Sequence, tokens: list[int], draws: list[Draw]) -> None:
-        """Rows of committed ids, then those of the proposal; the last committed one and all of the
-        proposal's are scored, one draw for each."""
-        assert sequence.run is not None
-        proposal = sequence.proposal
-        root = len(tokens) - 1
-        parents = (*range(root), *(root + parent for parent in proposal.parents))
-        rows = [*tokens, *proposal.tokens]
-        if parents == tuple(range(len(rows) - 1)):
-            parents = ()  # a chain
-        step.packed.append((sequence, sequence.num_computed))
-        step.segments.append(Segment(sequence.run, sequence.num_computed, len(rows), parents))
-        step.token_ids += rows
-        if draws:
-            end = len(step.token_ids)
-            step.wanted_rows += range(end - len(draws), end)
-            step.draws += draws
-            step.drawing.append((sequence, len(draws)))
 
     def _count(self, step: Step) -> None:
         self.counters["forwards"] += 1
@@ -400,7 +270,7 @@ class TargetBatch:
             self.counters.update({f"accepted_rank_{rank}": n for rank, n in ranks.items()})
             if num_drafted:
                 self.counters[f"accepted_{num_accepted}"] += 1
-            self._tier0.learn(sequence, num_drafted, num_accepted)
+            self._proposing.learn(sequence, num_drafted, num_accepted)
             events += [(sequence.request.request_id, event) for event in told]
             if sequence.finish_reason is not None:
                 self._retire(sequence)
@@ -409,10 +279,7 @@ class TargetBatch:
     def _retire(self, sequence: Sequence, *, trusted: bool = True) -> None:
         """Forget a sequence; trusted: whether what it computed may be lent to others."""
         self._schedule.remove(sequence, trusted=trusted)
-        self._asked.pop(sequence.request.request_id, None)
-        self._tier0.forget(sequence)
-        if sequence.decoding and sequence.request.mode is not Mode.OFF:
-            self._closed.append(sequence.request.request_id)
+        self._proposing.close(sequence)
 
 
 def _check_closing(grammar: Grammar | None, num_left: int) -> None:

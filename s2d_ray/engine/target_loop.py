@@ -19,7 +19,8 @@ from s2d_ray.engine.drawing import Drawn, Grammar, draw_rows
 from s2d_ray.engine.messages import NO_MEMORY, Finished, GenerateRequest, Refused
 from s2d_ray.engine.protocol import Proposer
 from s2d_ray.engine.steering import Steering, Times
-from s2d_ray.engine.target_batch import Step, TargetBatch
+from s2d_ray.engine.step import Step
+from s2d_ray.engine.target_batch import TargetBatch
 from s2d_ray.engine.target_engine import Publish
 from s2d_ray.errors import RequestError
 from s2d_ray.models.attention import Segment

@@ -164,7 +164,7 @@ def sweep(
                     out,
                     gather.QUICK if quick else gather.WHOLE,
                     sweep_plans.QUICK if quick else sweep_plans.WHOLE,
-                    crowds=(1, 4) if quick else (1, 2, 4, 8),
+                    crowds=(1, 4) if quick else (1, 2, 4, 8, 16, 32),
                     runs=1 if quick else 3,
                     targets=tuple(target or ()),
                     seed=seed,

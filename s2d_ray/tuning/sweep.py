@@ -15,6 +15,7 @@ from s2d_ray.bench.bar import StderrBar, stderr_bar
 from s2d_ray.bench.card import config_hash, host_card
 from s2d_ray.bench.checkout import commit
 from s2d_ray.bench.line_file import LineFile
+from s2d_ray.bench.rig import MAX_BATCH
 from s2d_ray.bench.spec_answers import AnswerFile
 from s2d_ray.bench.spec_figures import BASELINE, PLANNED, Answered, joined
 from s2d_ray.config import AppConfig
@@ -202,7 +203,10 @@ def _crowd(
     advance = bar.open(f"{name} at once", len(settings.crowds) * settings.runs)
     off = method(dict.fromkeys(plans.classes, PLAIN.plan))
     for size in settings.crowds:
-        methods = {PLANNED: method(sweep_plans.plans_at(plans, size)), BASELINE: off}
+        methods = {
+            PLANNED: method(sweep_plans.plans_at(plans, min(size, MAX_BATCH))),
+            BASELINE: off,
+        }
         chosen = [cases[number % len(cases)] for number in range(size)]
         case = replace(
             chosen[0], prompts=tuple(each.prompts[0] for each in chosen), concurrent=True

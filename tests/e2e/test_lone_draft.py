@@ -8,13 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
-from s2d_ray.models import draft_files
-from s2d_ray.models.draft_files import DraftCard
-from s2d_ray.models.sorted_draft import cut_draft
-from s2d_ray.models.text import fingerprint_of
-from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder
+from tests.tiny import tiny_checkpoint, whole_draft
 
 ASK = """
 import json, sys
@@ -36,9 +30,7 @@ print(json.dumps([str(temp_dir), reply.rows[0].status, len(reply.rows[0].tokens)
 def test_a_lone_draft_answers_and_its_folder_is_gone(tmp_path: Path) -> None:
     """In a process of its own, since a process has one Ray."""
     model = tiny_checkpoint(tmp_path / "base")
-    base = tiny_decoder(dtype=torch.float32)
-    card = DraftCard("base", (2, 4), VOCAB_SIZE, fingerprint_of(model), (EOS,))
-    draft_files.write(tmp_path / "draft", card, cut_draft(base, range(VOCAB_SIZE), (2, 4)))
+    whole_draft(tmp_path / "draft", model, (2, 4))
     unset = {"RAY_AUTH_MODE", "RAY_ADDRESS", "RAY_TMPDIR"}
     done = subprocess.run(
         [sys.executable, "-c", ASK, str(tmp_path / "draft")],

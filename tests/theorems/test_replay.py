@@ -26,12 +26,9 @@ from s2d_ray.core.replay import Rounds, Spot, Trace, replay
 from s2d_ray.core.threads import OneThread
 from s2d_ray.engine.messages import Mode
 from s2d_ray.models import draft_files
-from s2d_ray.models.draft_files import DraftCard
-from s2d_ray.models.sorted_draft import cut_draft
-from s2d_ray.models.text import fingerprint_of
 from s2d_ray.tuning.record import Recorder
 from s2d_ray.tuning.search import Grid, ranked, replay_all, worth_keeping
-from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder
+from tests.tiny import EOS, tiny_checkpoint, whole_draft
 
 EXITS = (2, 4, 6)
 PROMPTS = tuple(tuple(random.Random(n).choices(range(2, 40), k=12 + n)) for n in range(2))
@@ -43,9 +40,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     """A tiny target, and its own layers as the draft, which stops at no end token of its own."""
     folder = tmp_path_factory.mktemp("replay")
     model = tiny_checkpoint(folder / "target")
-    card = DraftCard("base", EXITS, VOCAB_SIZE, fingerprint_of(model), ())
-    base = tiny_decoder(dtype=torch.float32)
-    draft_files.write(folder / "draft", card, cut_draft(base, range(VOCAB_SIZE), EXITS))
+    whole_draft(folder / "draft", model, EXITS, end_ids=())
     config = AppConfig.model_validate(
         {
             "targets": {"tiny": {"model": str(model), "num_threads": 1}},
@@ -121,7 +116,8 @@ def test_replay_commits_what_real_decoding_does(
     guesses concerns costs alone, and where every token leaves at one exit, it is known as well."""
     mode = Mode.AUTO if plan.min_match else Mode.FORCE
     seat = parts.first
-    seat.target.batch._tier0.__init__(seat.target.batch.counters)  # type: ignore[misc]
+    batch = seat.target.batch
+    batch._proposing._tier0.__init__(batch.counters)  # type: ignore[misc]
     real = seat.ours(plan, mode, parts.draft)
     # Tier 0 learns from text to text, so the order of all texts counts.
     told = replay(plan, [trace for case in cases() for trace in traces[case.name]])

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from s2d_ray.bench import comparisons, engine, engine_report
 from s2d_ray.bench.alternate import Advance, Case, alternate
@@ -25,12 +24,8 @@ from s2d_ray.bench.rig import Rig, Scale
 from s2d_ray.config import AppConfig
 from s2d_ray.core.cascade import Plan
 from s2d_ray.errors import ModelError
-from s2d_ray.models import draft_files
-from s2d_ray.models.draft_files import DraftCard
-from s2d_ray.models.sorted_draft import cut_draft
 from s2d_ray.models.stopwatch import time_in_turn
-from s2d_ray.models.text import fingerprint_of
-from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder
+from tests.tiny import tiny_checkpoint, whole_draft
 
 TINY = Scale(num_prompts=2, num_tokens=8, batch_tokens=3, num_runs=2, repeats=1)
 EXITS = (2, 6)
@@ -65,9 +60,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> AppConfig:
     """A tiny target, and a draft whose deepest sub-model is the whole of it."""
     folder = tmp_path_factory.mktemp("bench")
     model = tiny_checkpoint(folder / "target")
-    card = DraftCard("base", EXITS, VOCAB_SIZE, fingerprint_of(model), (EOS,))
-    base = tiny_decoder(dtype=torch.float32)
-    draft_files.write(folder / "draft", card, cut_draft(base, range(VOCAB_SIZE), EXITS))
+    whole_draft(folder / "draft", model, EXITS)
     return AppConfig.model_validate(
         {
             "targets": {"tiny": {"model": str(model), "num_threads": 1}},

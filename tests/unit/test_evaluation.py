@@ -15,8 +15,6 @@ from s2d_ray.engine.assemble import make_draft
 from s2d_ray.engine.protocol import EMPTY_DIGEST, ProposeCall, ProposeRow, extend_digest
 from s2d_ray.errors import ConfigError, DataError, ModelError
 from s2d_ray.models import draft_files
-from s2d_ray.models.draft_files import DraftCard
-from s2d_ray.models.sorted_draft import cut_draft
 from s2d_ray.models.text import Text
 from s2d_ray.pictures import need_pictures
 from s2d_ray.train.acceptance import (
@@ -31,7 +29,7 @@ from s2d_ray.train.acceptance import (
 from s2d_ray.train.evaluation import Scope, Worth, evaluate
 from s2d_ray.train.evaluation_report import report
 from tests.corpora import random_corpus
-from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder
+from tests.tiny import VOCAB_SIZE, tiny_checkpoint, tiny_decoder, whole_draft
 
 SCOPE = Scope(texts=4, draws=2, depth=3)
 KEYS = {
@@ -56,12 +54,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
 @pytest.fixture(scope="module")
 def draft(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     """A draft whose deepest exit is the target itself."""
-    folder = tmp_path_factory.mktemp("drafts") / "draft"
-    fingerprint = Text(checkpoint).fingerprint
-    card = DraftCard("base", (2, 6), VOCAB_SIZE, fingerprint, (EOS,))
-    draft = cut_draft(tiny_decoder(dtype=torch.float32), range(VOCAB_SIZE), (2, 6))
-    draft_files.write(folder, card, draft)
-    return folder
+    return whole_draft(tmp_path_factory.mktemp("drafts") / "draft", checkpoint, (2, 6))
 
 
 def config_of(checkpoint: Path, draft: Path) -> AppConfig:

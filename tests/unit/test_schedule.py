@@ -16,7 +16,8 @@ from s2d_ray.engine.drawing import Drawn
 from s2d_ray.engine.messages import Delta, Event, Finished, GenerateRequest, Mode, TextPrompt
 from s2d_ray.engine.protocol import ProposeReply
 from s2d_ray.engine.sequence import Piece, Sequence
-from s2d_ray.engine.target_batch import Limits, Step, TargetBatch
+from s2d_ray.engine.step import Step
+from s2d_ray.engine.target_batch import Limits, TargetBatch
 from s2d_ray.models.kv_pool import BLOCK, Run, RunAllocator
 from s2d_ray.models.text import Piece as Shown
 from tests.scripted import ok

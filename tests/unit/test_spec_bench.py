@@ -33,12 +33,9 @@ from s2d_ray.errors import ConfigError, DataError, S2DError
 from s2d_ray.job_folder import SETTINGS
 from s2d_ray.models import draft_files
 from s2d_ray.models.attention import IMPLEMENTATION
-from s2d_ray.models.draft_files import DraftCard
 from s2d_ray.models.lineage import hash_of_weights
-from s2d_ray.models.sorted_draft import cut_draft
-from s2d_ray.models.text import fingerprint_of
 from tests.plan_files import plan_file
-from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder, tiny_text
+from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder, tiny_text, whole_draft
 
 EXITS = (2, 6)
 OURS = ["cascade", "sorted", "exit-2", "exit-6", "tier-0"]
@@ -260,9 +257,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("spec")
     model = tiny_checkpoint(made / "target")
     tiny_checkpoint(made / "small", layers=3, seed=1)
-    card = DraftCard("base", EXITS, VOCAB_SIZE, fingerprint_of(model), (EOS,))
-    base = tiny_decoder(dtype=torch.float32)
-    draft_files.write(made / "draft", card, cut_draft(base, range(VOCAB_SIZE), EXITS))
+    whole_draft(made / "draft", model, EXITS)
     lines = [
         line(100 * place + number, name, turns=[f"{name} {number}?"] * (1 + (place < 8)))
         for place, name in enumerate(CATEGORIES)

@@ -23,6 +23,7 @@ from s2d_ray.engine.messages import (
     TextPrompt,
     Usage,
 )
+from s2d_ray.engine.proposing import MAX_CLOSED
 from s2d_ray.engine.protocol import (
     EMPTY_DIGEST,
     ProposeCall,
@@ -32,7 +33,8 @@ from s2d_ray.engine.protocol import (
     extend_digest,
 )
 from s2d_ray.engine.sequence import Piece
-from s2d_ray.engine.target_batch import MAX_CLOSED, Limits, Step, TargetBatch
+from s2d_ray.engine.step import Step
+from s2d_ray.engine.target_batch import Limits, TargetBatch
 from s2d_ray.errors import RequestError, Unavailable
 from s2d_ray.models.kv_pool import BLOCK, RunAllocator
 from s2d_ray.models.text import Piece as Shown
@@ -478,7 +480,7 @@ def test_a_finished_text_frees_its_blocks_and_closes_its_session() -> None:
 def test_without_a_draft_closed_sessions_wait_and_their_number_is_bounded() -> None:
     bench = decoding()
     for number in range(MAX_CLOSED + 10):
-        bench.engine._closed.append(str(number))
+        bench.engine._proposing._closed.append(str(number))
     call = bench.engine.ask(draft_available=False)
     assert call is not None
     assert len(call.closed) == MAX_CLOSED

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from s2d_ray.config import AppConfig
 from s2d_ray.core.calibration import Sample
@@ -18,10 +17,6 @@ from s2d_ray.core.goodput import PLAIN, goodput
 from s2d_ray.core.replay import Spot, Trace
 from s2d_ray.core.threads import OneThread
 from s2d_ray.errors import ConfigError, DataError
-from s2d_ray.models import draft_files
-from s2d_ray.models.draft_files import DraftCard
-from s2d_ray.models.sorted_draft import cut_draft
-from s2d_ray.models.text import fingerprint_of
 from s2d_ray.plan_file import load_plan_file
 from s2d_ray.policy.tasks import Task
 from s2d_ray.tuning import calibrate, sweep
@@ -34,7 +29,7 @@ from s2d_ray.tuning.published import TARGETS, modelled_costs
 from s2d_ray.tuning.search import Grid, replay_all
 from s2d_ray.tuning.sweep_plans import Axes
 from s2d_ray.tuning.trace_file import TRACES, read_traces
-from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder
+from tests.tiny import tiny_checkpoint, whole_draft
 from tests.unit.test_cost_model import COSTS
 
 EXITS = (2, 4)
@@ -52,9 +47,7 @@ def one_thread() -> Iterator[None]:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> calibrate.Settings:
     folder = tmp_path_factory.mktemp("tuning")
     model = tiny_checkpoint(folder / "target")
-    card = DraftCard("base", EXITS, VOCAB_SIZE, fingerprint_of(model), (EOS,))
-    base = tiny_decoder(dtype=torch.float32)
-    draft_files.write(folder / "draft", card, cut_draft(base, range(VOCAB_SIZE), EXITS))
+    whole_draft(folder / "draft", model, EXITS)
     config = AppConfig.model_validate(
         {
             "targets": {"tiny": {"model": str(model), "num_threads": 1}},

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from s2d_ray.bench import spec, spec_report
@@ -18,10 +17,6 @@ from s2d_ray.cli import app
 from s2d_ray.config import AppConfig
 from s2d_ray.core.threads import OneThread
 from s2d_ray.errors import ConfigError, DataError, S2DError
-from s2d_ray.models import draft_files
-from s2d_ray.models.draft_files import DraftCard
-from s2d_ray.models.sorted_draft import cut_draft
-from s2d_ray.models.text import fingerprint_of
 from s2d_ray.report.page import render
 from s2d_ray.report.sources import read_source
 from s2d_ray.tuning.gather import Scale
@@ -32,7 +27,7 @@ from s2d_ray.verdict.criteria import Verdict, judge, section
 from s2d_ray.verdict.steps import Settings, Size
 from tests.corpora import random_corpus
 from tests.results import PLANS, other_text, questions
-from tests.tiny import EOS, VOCAB_SIZE, tiny_checkpoint, tiny_decoder
+from tests.tiny import tiny_checkpoint, whole_draft
 from tests.unit.test_spec_bench import fake
 
 SIZE = Size(
@@ -126,9 +121,7 @@ def test_the_verdict_is_the_first_thing_on_the_page() -> None:
 def config(tmp_path_factory: pytest.TempPathFactory) -> AppConfig:
     folder = tmp_path_factory.mktemp("verdict")
     model = tiny_checkpoint(folder / "target")
-    card = DraftCard("base", (2, 4), VOCAB_SIZE, fingerprint_of(model), (EOS,))
-    base = tiny_decoder(dtype=torch.float32)
-    draft_files.write(folder / "draft", card, cut_draft(base, range(VOCAB_SIZE), (2, 4)))
+    whole_draft(folder / "draft", model, (2, 4))
     return AppConfig.model_validate(
         {
             "targets": {"tiny": {"model": str(model), "num_threads": 1}},
