@@ -98,3 +98,26 @@ def test_the_page_on_plans_has_the_figures_of_the_recorded_sweep() -> None:
         low, high = one.spread
         row = f"| {plan} | {one.predicted:.2f} | {one.measured:.2f} | {low:.2f}–{high:.2f} "
         assert f"{row}| {one.mean_accepted_length:.2f} | same |" in page
+
+
+def test_the_page_on_two_targets_has_the_figures_of_its_run() -> None:
+    """Both tables, plan by plan: groups, overall and accepted length."""
+    page = (RESULTS / "qwen.md").read_text()
+    found = read_source(RESULTS / "spec-qwen-2026-11-28.json").result
+    assert isinstance(found, shapes.Spec)
+    tables = page.split("| float32 |")[1].split("| int8 |")[:2]
+    shown = {
+        "planned": "planned",
+        "cascade": r"cascade \(both tiers\)",
+        "exit-24": "deepest exit alone",
+        "tier-0": "tier 0 alone",
+        "assisted": "`transformers`, assisted",
+    }
+    for table, target in zip(tables, found.targets.values(), strict=True):
+        for plan, name in shown.items():
+            held = target.plans[plan]
+            speeds = [*held.speedup.groups.values(), held.speedup.overall]
+            (row,) = re.findall(rf"^\| {name} \| (.*) \|$", table, re.MULTILINE)
+            cells = [cell.strip("* ") for cell in row.split("|")]
+            assert cells[:7] == [f"{speed:.2f}" for speed in speeds], (plan, cells)
+            assert cells[-1] == f"{held.mean_accepted_length:.2f}"
