@@ -148,8 +148,10 @@ class ClassPlans(Section):
 
     @model_validator(mode="after")
     def _has_plain(self) -> ClassPlans:
-        if not any(row.plan.max_proposal == 0 for row in self.candidates):
-            raise ValueError("candidates: plain decoding (max_proposal: 0) is missing")
+        if not any(row.plan.plan().is_plain for row in self.candidates):
+            raise ValueError(
+                "candidates: plain decoding (max_proposal: 0, min_match: 0) is missing"
+            )
         return self
 
     def model(self) -> AcceptanceModel:

@@ -22,7 +22,7 @@ def plan_file() -> dict[str, Any]:
         "origin": {"host": "h", "commit": "c", "date": "2026-11-28"},
     }
     plain = {
-        "plan": {"exit_thresholds": [0.5], "max_proposal": 0},
+        "plan": {"exit_thresholds": [0.5], "max_proposal": 0, "min_match": 0},
         "committed": 1.0,
         "nodes": {"0": 1.0},
         "rounds": 40,

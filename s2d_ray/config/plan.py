@@ -27,10 +27,14 @@ class PlanConfig(Section):
         "always.",
     )
     stop_threshold: Probability = Field(
-        0.0, description="The proposal ends when the product of its confidences falls below this."
+        0.0,
+        description="The draft's proposal ends once its confidences multiply to less.",
     )
     max_proposal: int = Field(
-        4, ge=0, le=MAX_PROPOSAL, description="Cap on the depth of a proposal; 0: none are made."
+        4,
+        ge=0,
+        le=MAX_PROPOSAL,
+        description="Cap on the depth of the draft's proposals; 0: it is not asked.",
     )
     tree_width: int = Field(
         1, ge=1, le=MAX_TREE_WIDTH, description="Guesses behind each token; 1 is a chain."
@@ -47,6 +51,7 @@ class PlanConfig(Section):
         le=MAX_PROPOSAL,
         description="Tier 0 guesses where so many last tokens occurred before; 0 is off.",
     )
+    max_lookup: int = Field(10, ge=1, le=MAX_PROPOSAL, description="Cap on tier 0's proposals.")
     draft_toll: float = Field(
         0.5,
         ge=0.0,

@@ -18,11 +18,13 @@ class Plan:
     exit_thresholds: one per sub-model but the deepest; a row goes deeper while its confidence is
         below the threshold, at 1 whatever it is. Missing ones count as 0 (never go deeper), surplus
         ones are ignored.
-    stop_threshold: the proposal ends once the product of confidences along it is below this.
-    max_proposal: cap on the depth of a proposal; 0 means "do not speculate".
+    stop_threshold: the draft's proposal ends once the product of confidences along it is below
+        this.
+    max_proposal: cap on the depth of the draft's proposals; 0: it is not asked.
     tree_width: guesses per node of the proposal's spine; 1 is a chain.
     tree_depth: levels of the spine, from the root, that have more than one guess.
     min_match: tier 0 guesses where the last so many tokens occurred before; 0 switches it off.
+    max_lookup: cap on tier 0's proposals, whose guesses cost their verification alone.
     draft_toll: what a proposal of the draft costs, in target forwards of one token; tier 0, which
         is free, may promise fewer tokens by so much and still be taken.
     """
@@ -33,7 +35,18 @@ class Plan:
     tree_width: int = 1
     tree_depth: int = 32
     min_match: int = 3
+    max_lookup: int = 10
     draft_toll: float = 0.5
+
+    @property
+    def longest(self) -> int:
+        """Depth of the deepest proposal that may be made under it."""
+        return max(self.max_proposal, self.max_lookup if self.min_match else 0)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nobody guesses under it: neither the draft nor tier 0."""
+        return self.longest == 0
 
     def goes_deeper(self, submodel: int, confidence: float, num_submodels: int) -> bool:
         """Whether a row at `submodel` (0 = shallowest) must climb. The deepest always speaks."""
@@ -54,5 +67,5 @@ class Plan:
         return self.tree_width if level < self.tree_depth else 1
 
     def stops(self, path_confidence: float) -> bool:
-        """Whether a proposal whose confidences multiply to `path_confidence` ends here."""
+        """Whether the draft ends a proposal whose confidences multiply to `path_confidence`."""
         return path_confidence < self.stop_threshold

@@ -42,7 +42,7 @@ class Candidate:
     @property
     def is_plain(self) -> bool:
         """Whether it never speculates."""
-        return self.plan.max_proposal == 0
+        return self.plan.is_plain
 
     @property
     def proposed(self) -> float:

@@ -19,6 +19,10 @@ LONGEST_MATCH = 32
 PRIOR_TRIED, PRIOR_RIGHT = 4, 2
 """A match of a length not seen yet counts as if it had been right so many times."""
 
+LEAST_CHANCE = 0.02
+"""Guesses go on while all of them together are right this often; they cost no more than their rows
+in the target's forward, which a draft's stop threshold is not about."""
+
 
 @dataclass(frozen=True)
 class Match:
@@ -61,6 +65,14 @@ class SuffixIndex:
         while length < min(end, LONGEST_MATCH) and ids[end - 1 - length] == ids[-1 - length]:
             length += 1
         return length
+
+
+def num_guesses(confidence: float, longest: int) -> int:
+    """How many to make, each being right this often behind right ones."""
+    count = 0
+    while count < longest and confidence ** (count + 1) >= LEAST_CHANCE:
+        count += 1
+    return count
 
 
 class Experience:

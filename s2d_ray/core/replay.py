@@ -16,7 +16,7 @@ from functools import cached_property
 
 from s2d_ray.core.cascade import MAX_TREE_NODES, Plan
 from s2d_ray.core.goodput import Candidate, DraftLevel
-from s2d_ray.core.lookup import LONGEST_MATCH, Experience, Match, SuffixIndex
+from s2d_ray.core.lookup import LONGEST_MATCH, Experience, Match, SuffixIndex, num_guesses
 
 MAX_RANK = 8
 """Guesses of a node that traces tell apart; plans have no wider trees."""
@@ -145,10 +145,9 @@ class Rewriting:
 
     def round(self, plan: Plan) -> int:
         """One round under a plan. -> the accepted guesses"""
-        nodes = accepted = 0
         # With one token left, a guess could save no forward.
-        if plan.max_proposal > 0 and self._remaining > 1:
-            nodes, accepted = self._by_tier0(plan) or self._by_draft(plan)
+        found = self._by_tier0(plan) if self._remaining > 1 else (0, 0)
+        nodes, accepted = self._by_draft(plan) if found is None else found
         committed = min(accepted + 1, len(self._trace.output_ids) - self._written)
         self.rounds.rounds += 1
         self.rounds.committed += committed
@@ -160,9 +159,9 @@ class Rewriting:
     def _remaining(self) -> int:
         return self._trace.max_tokens - self._written
 
-    def _deepest(self, plan: Plan) -> int:
-        """Levels that the target would take."""
-        return min(plan.max_proposal, self._remaining - 1)
+    def _deepest(self, longest: int) -> int:
+        """Levels that the target would take, of so many."""
+        return min(longest, self._remaining - 1)
 
     def _by_tier0(self, plan: Plan) -> tuple[int, int] | None:
         """Nodes and accepted ones of a proposal of tier 0; None where the draft is asked."""
@@ -172,12 +171,12 @@ class Rewriting:
             return None
         match, guesses = found
         confidence = self._experience.confidence(match)
-        count = plan.max_proposal
-        while count > 0 and plan.stops(confidence**count):
-            count -= 1
-        if count == 0 or not self._experience.prefers(confidence, count, plan.draft_toll):
+        count = num_guesses(confidence, plan.max_lookup)
+        if count == 0:
             return None
-        kept = guesses[: min(count, self._deepest(plan))]
+        if plan.max_proposal and not self._experience.prefers(confidence, count, plan.draft_toll):
+            return None
+        kept = guesses[: self._deepest(count)]
         end = next((n for n, token in enumerate(kept, 1) if token in trace.end_ids), len(kept))
         kept = kept[:end]
         accepted = 0
@@ -205,7 +204,7 @@ class Rewriting:
             width = plan.width_at(level)
             width = width if drafted + width <= MAX_TREE_NODES else 1
             drafted += width
-            if level < self._deepest(plan):
+            if level < self._deepest(plan.max_proposal):
                 nodes += width
                 alive = alive and self._written + level < len(trace.output_ids)
                 if alive and 0 <= spot.rank < width:

@@ -52,7 +52,7 @@ class Acceptance:
     def __init__(self, candidates: Sequence[Candidate]) -> None:
         self._candidates = candidates
         self._calibrated = [
-            0.0 if each.is_plain else _odds((each.committed - 1.0) / each.plan.max_proposal)
+            0.0 if each.is_plain else _odds((each.committed - 1.0) / each.plan.longest)
             for each in candidates
         ]
         self._common = _Shift(COMMON_VARIANCE, COMMON_VARIANCE)
@@ -70,7 +70,7 @@ class Acceptance:
         """
         candidate, own = self._candidates[index], self._own[index]
         if not candidate.is_plain:
-            longest = candidate.plan.max_proposal
+            longest = candidate.plan.longest
             share = self._share(index)
             slope = longest * share * (1.0 - share)  # of accepted guesses a round by log-odds
             error = (accepted / rounds - longest * share) / slope
@@ -86,7 +86,7 @@ class Acceptance:
         candidate = self._candidates[index]
         if candidate.is_plain:
             return 1.0
-        return 1.0 + candidate.plan.max_proposal * self._share(index)
+        return 1.0 + candidate.plan.longest * self._share(index)
 
     def _share(self, index: int) -> float:
         """Guesses that are accepted, of all that the plan may make in a round.

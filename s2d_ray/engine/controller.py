@@ -240,7 +240,7 @@ class Controller:
 def words(plan: Plan) -> str:
     """A plan in a log line."""
     if plan.max_proposal == 0:
-        return "plain decoding"
+        return "plain decoding" if plan.is_plain else f"tier 0 alone, up to {plan.max_lookup}"
     thresholds = "/".join(f"{threshold:g}" for threshold in plan.exit_thresholds)
     width = f", {plan.tree_width} wide" if plan.tree_width > 1 else ""
     return f"up to {plan.max_proposal} at {thresholds or '-'}, stop {plan.stop_threshold:g}{width}"

@@ -48,7 +48,8 @@ class Proposing:
         self._asked = {}
         for sequence in running:
             sequence.asked, sequence.status = False, None
-            asks = draft_available or sequence.request.mode is Mode.FORCE
+            may_ask = draft_available or sequence.request.mode is Mode.FORCE
+            asks = may_ask and sequence.plan.max_proposal > 0
             serves = sequence.wants_proposal and self._tier0.propose(sequence, has_rival=asks)
             if sequence.wants_proposal and not serves and asks:
                 sequence.asked = True
@@ -106,7 +107,7 @@ class Proposing:
         except ValueError:
             self._counters["illegal_rows"] += 1
             return
-        proposal, kept = sequence.admissible(whole)
+        proposal, kept = sequence.admissible(whole, sequence.plan.max_proposal)
         if proposal.tokens:
             origins = tuple(
                 Origin(row.drafted_by[node], row.confidences[node], row.ranks[node])

@@ -164,7 +164,7 @@ class Sequence:
     @property
     def wants_proposal(self) -> bool:
         """Whether a guess could save a forward: with one token left it could not."""
-        speculates = self.request.mode is not Mode.OFF and self.plan.max_proposal > 0
+        speculates = self.request.mode is not Mode.OFF and not self.plan.is_plain
         wants = speculates and not self.paused
         return not self.prefilling and wants and self.num_remaining > 1
 
@@ -200,13 +200,12 @@ class Sequence:
         self.proposal = proposal
         self.origins = origins
 
-    def admissible(self, proposal: Proposal) -> tuple[Proposal, tuple[int, ...]]:
+    def admissible(self, proposal: Proposal, longest: int) -> tuple[Proposal, tuple[int, ...]]:
         """The part of a proposal that could be committed, and which nodes it kept.
 
-        Cut: what lies behind the budget, the plan's depth or an end, and what a grammar forbids.
+        Cut: what lies behind the budget, `longest` or an end, and what a grammar forbids.
         """
-        longest = min(self.plan.max_proposal, self.num_remaining - 1)
-        within = proposal.within(longest, self.ends)
+        within = proposal.within(min(longest, self.num_remaining - 1), self.ends)
         if self.grammar is None:
             return proposal.pruned(within)
         states: dict[int, Grammar] = {0: self.grammar}

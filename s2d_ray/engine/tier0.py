@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from s2d_ray.core.lookup import Experience, Match
+from s2d_ray.core.lookup import Experience, Match, num_guesses
 from s2d_ray.core.proposals import Proposal
 from s2d_ray.engine.guesses import TIER_0, Origin
 from s2d_ray.engine.messages import Mode
@@ -33,15 +33,13 @@ class Tier0:
         if match is None:
             return False
         confidence = self._experience.confidence(match)
-        count = plan.max_proposal
-        while count > 0 and plan.stops(confidence**count):
-            count -= 1
+        count = num_guesses(confidence, plan.max_lookup)
         if count == 0:
             return False
         if has_rival and not self._experience.prefers(confidence, count, plan.draft_toll):
             return False
         guesses = match.guess(sequence.ids, count)
-        proposal, kept = sequence.admissible(Proposal.chain(guesses))
+        proposal, kept = sequence.admissible(Proposal.chain(guesses), plan.max_lookup)
         if not kept:
             return False
         sequence.accept_proposal(proposal, (Origin(TIER_0, confidence, 0),) * len(kept))

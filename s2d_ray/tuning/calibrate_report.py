@@ -32,8 +32,9 @@ class Calibrated:
 
 def shown(plan: Plan) -> str:
     """A plan in a few words."""
+    looks_up = [f"tier 0 up to {plan.max_lookup}"] if plan.min_match else []
     if plan.max_proposal == 0:
-        return "plain"
+        return ", ".join(looks_up) or "plain"
     words = [
         "exits " + "/".join(f"{each:.2f}" for each in plan.exit_thresholds)
         if plan.exit_thresholds
@@ -44,9 +45,7 @@ def shown(plan: Plan) -> str:
         words.append(f"stop {plan.stop_threshold:g}")
     if plan.tree_width > 1:
         words.append(f"tree {plan.tree_width}×{plan.tree_depth}")
-    if plan.min_match:
-        words.append("tier 0")
-    return ", ".join(words)
+    return ", ".join([*words, *looks_up])
 
 
 def report(

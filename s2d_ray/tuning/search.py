@@ -31,25 +31,29 @@ NEVER, ALWAYS = 0.0, 1.0
 
 @dataclass(frozen=True)
 class Grid:
-    """What plans are tried. chances: go deeper below this P(accepted). trees: (width, depth)."""
+    """What plans are tried. chances: go deeper below this P(accepted). trees: (width, depth).
+    lookups: caps on tier 0; 0: without it."""
 
     lengths: tuple[int, ...]
     stops: tuple[float, ...]
     chances: tuple[float, ...]
     trees: tuple[tuple[int, int], ...] = ()
-    matches: tuple[int, ...] = (0, 3)
+    lookups: tuple[int, ...] = (0, 10)
 
     def plans(self, exit_layers: Sequence[int], model: AcceptanceModel) -> list[Plan]:
         """Each plan once, plain decoding first."""
-        found = {PLAIN.plan: None}
-        for thresholds in self._thresholds(exit_layers, model):
-            for length, match in product(self.lengths, self.matches):
-                for stop in self.stops:
-                    found[Plan(thresholds, stop, length, min_match=match)] = None
-                for width, depth in self.trees:
-                    plan = Plan(thresholds, 0.0, length, width, min(depth, length), match)
-                    found[plan] = None
-        return list(found)
+        shapes = [Plan((), max_proposal=0)]
+        shapes += [
+            plan
+            for thresholds in self._thresholds(exit_layers, model)
+            for length in self.lengths
+            for plan in (
+                *(Plan(thresholds, stop, length) for stop in self.stops),
+                *(Plan(thresholds, 0.0, length, w, min(d, length)) for w, d in self.trees),
+            )
+        ]
+        found = [_looking_up(plan, lookup) for plan in shapes for lookup in self.lookups]
+        return list(dict.fromkeys([PLAIN.plan, *(each for each in found if not each.is_plain)]))
 
     def _thresholds(
         self, exit_layers: Sequence[int], model: AcceptanceModel
@@ -73,7 +77,15 @@ WHOLE = Grid(
     stops=(0.0, 0.1, 0.3, 0.6),
     chances=(0.3, 0.5, 0.7, 0.9),
     trees=((2, 1), (2, 4)),
+    lookups=(0, 4, 10, 20),
 )
+
+
+def _looking_up(plan: Plan, longest: int) -> Plan:
+    """The plan with tier 0 up to so many guesses; 0: without it."""
+    if longest == 0:
+        return replace(plan, min_match=0, max_lookup=Plan.max_lookup)
+    return replace(plan, min_match=Plan.min_match, max_lookup=longest)
 
 
 @dataclass(frozen=True)
@@ -94,15 +106,16 @@ def replay_all(
     """Every plan over all texts; one with tier 0 under the toll that it has without."""
     without: dict[Plan, Replayed] = {}
     for plan in plans:
-        bare = replace(plan, min_match=0)
+        bare = _looking_up(plan, 0)
         if bare not in without:
             without[bare] = Replayed(bare, replay(bare, traces, max_debt))
         if plan == bare:
             yield without[bare]
-        else:
+            continue
+        if plan.max_proposal:
             toll = draft_toll(without[bare].candidate(), costs)
-            tolled = replace(plan, draft_toll=round(toll, 2))
-            yield Replayed(tolled, replay(tolled, traces, max_debt))
+            plan = replace(plan, draft_toll=round(toll, 2))
+        yield Replayed(plan, replay(plan, traces, max_debt))
 
 
 def ranked(found: Sequence[Candidate], costs: CostModel, rows: int) -> list[Candidate]:

@@ -69,7 +69,7 @@ def plans_at(plans: TargetPlans, rows: int) -> dict[str, Plan]:
 def method(parts: Parts, by_prompt: Mapping[tuple[int, ...], Plan]) -> Method:
     """What writes texts under plans by their prompts, as `auto`; plain where none speculates."""
     seat = parts.first
-    if not any(plan.max_proposal for plan in by_prompt.values()):
+    if all(plan.is_plain for plan in by_prompt.values()):
         return seat.ours(PLAIN.plan, Mode.OFF)
     return seat.by_prompt(by_prompt.__getitem__, parts.draft)
 

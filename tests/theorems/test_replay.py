@@ -105,6 +105,8 @@ OTHERS = [
     [
         Plan((0.5, 0.5), 0.1, 6, min_match=1, draft_toll=0.0),
         Plan((0.5, 0.5), 0.1, 6, min_match=1, draft_toll=1.0),
+        Plan((0.5, 0.5), 0.1, 3, min_match=1, max_lookup=12),
+        Plan((), max_proposal=0, min_match=1, max_lookup=6),
         *FIXED,
         *OTHERS,
     ],
@@ -202,7 +204,7 @@ def test_the_optimum_is_that_of_all_plans_walked_by_hand(seed: int) -> None:
         / sum(seconds_by_hand(text, threshold, stop, length) for text in texts)
         for threshold, stop, length in itertools.product(thresholds, stops, (0, *lengths))
     }
-    grid = Grid(lengths, stops, chances=(0.3, 0.7), matches=(0,))
+    grid = Grid(lengths, stops, chances=(0.3, 0.7), lookups=(0,))
     found = list(replay_all(grid.plans((2, 4), AcceptanceModel(())), texts, 64, COSTS))
     assert len(found) == len(thresholds) * len(stops) * len(lengths) + 1
     candidates = [each.candidate() for each in found]

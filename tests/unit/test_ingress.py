@@ -57,6 +57,7 @@ CHOSEN = {
         "tree_width": 1,
         "tree_depth": 32,
         "min_match": 3,
+        "max_lookup": 10,
         "draft_toll": 0.5,
     },
 }
@@ -90,7 +91,7 @@ METRICS = {
         "num_spec_tokens": 6,
     }
 }
-GOLDEN = rb"""data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"s2d":{"seed":5,"mode":"auto","plan":{"exit_thresholds":[0.25,0.75],"stop_threshold":0.1,"max_proposal":6,"tree_width":1,"tree_depth":32,"min_match":3}}}
+GOLDEN = rb"""data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}],"s2d":{"seed":5,"mode":"auto","plan":{"exit_thresholds":[0.25,0.75],"stop_threshold":0.1,"max_proposal":6,"tree_width":1,"tree_depth":32,"min_match":3,"max_lookup":10,"draft_toll":0.5}}}
 
 data: {"id":"ID","created":0,"model":"tiny","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"Pa"},"finish_reason":null}]}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2d_ray.core.lookup import LONGEST_MATCH, Experience, Match, SuffixIndex
+from s2d_ray.core.lookup import LONGEST_MATCH, Experience, Match, SuffixIndex, num_guesses
 
 texts = st.lists(st.integers(0, 3), max_size=60)
 
@@ -69,6 +69,15 @@ def test_confidence_starts_undecided_and_follows_what_was_accepted() -> None:
         experience.learn(long, 4, 4)
     assert experience.confidence(short) < 0.1
     assert experience.confidence(long) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("confidence", "count"), [(0.0, 0), (0.01, 0), (0.02, 1), (0.15, 2), (0.5, 5), (0.99, 10)]
+)
+def test_so_many_guesses_are_made_as_are_right_together_now_and_then(
+    confidence: float, count: int
+) -> None:
+    assert num_guesses(confidence, 10) == count
 
 
 def test_the_tier_that_is_expected_to_commit_more_for_the_time_is_preferred() -> None:

@@ -95,7 +95,7 @@ def test_a_plan_file_survives_json_and_gives_the_best_plan_of_a_class(tmp_path: 
     found = load_plan_file(path)
     assert parse_plan_file(found.model_dump(mode="json"), "again") == found
     assert found.plan_of("small", "code") == ("code", Plan((0.7,), max_proposal=3, min_match=0))
-    assert found.plan_of("small", "poetry") == ("chat", Plan((0.5,), max_proposal=0))
+    assert found.plan_of("small", "poetry") == ("chat", Plan((0.5,), max_proposal=0, min_match=0))
     assert found.plan_of("other", "chat") is None
     assert isinstance(found.targets["small"].costs, CostModel)
     assert found.targets["small"].classes["code"].kept()[0].committed == 2.0
@@ -197,4 +197,4 @@ def test_a_router_takes_over_another_plan_file_and_keeps_the_last_good_one(tmp_p
     tree["targets"]["small"]["classes"]["code"]["candidates"].reverse()
     path.write_text(json.dumps(tree))
     watched.look()
-    assert watched.plan_of("small", "code") == ("code", Plan((0.5,), max_proposal=0))
+    assert watched.plan_of("small", "code") == ("code", Plan((0.5,), max_proposal=0, min_match=0))

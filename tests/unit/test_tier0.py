@@ -18,11 +18,11 @@ IDS = (5, 6, 7, 8, 5, 6)
 def sequence_of(taken: list[Proposal]) -> Any:
     """A text whose end has occurred before; it takes what it is given into `taken`."""
     return SimpleNamespace(
-        plan=Plan((), 0.0, 2, min_match=2),
+        plan=Plan((), 0.0, 2, min_match=2, max_lookup=2),
         request=SimpleNamespace(mode=Mode.AUTO, request_id="text"),
         ids=IDS,
         match=lambda: SuffixIndex(2).find(IDS),
-        admissible=lambda proposal: (proposal, (0, 1)),
+        admissible=lambda proposal, longest: (proposal, (0, 1)),
         accept_proposal=lambda proposal, _: taken.append(proposal),
     )
 

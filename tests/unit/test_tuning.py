@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from s2d_ray.config import AppConfig
-from s2d_ray.core.calibration import Sample
+from s2d_ray.core.calibration import AcceptanceModel, Sample
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.goodput import PLAIN, goodput
 from s2d_ray.core.replay import Spot, Trace
@@ -26,7 +26,7 @@ from s2d_ray.tuning.gather import Scale
 from s2d_ray.tuning.predict import Predictor
 from s2d_ray.tuning.prompts import built_in
 from s2d_ray.tuning.published import TARGETS, modelled_costs
-from s2d_ray.tuning.search import Grid, replay_all
+from s2d_ray.tuning.search import Grid, ranked, replay_all
 from s2d_ray.tuning.sweep_plans import Axes
 from s2d_ray.tuning.trace_file import TRACES, read_traces
 from tests.tiny import tiny_checkpoint, whole_draft
@@ -258,3 +258,14 @@ def test_a_plan_with_tier_0_is_searched_under_the_toll_that_it_has_without() -> 
     for plans in ([bare, matched], [matched]):
         *_, found = replay_all(plans, texts, 64, COSTS)
         assert found.plan == replace(matched, draft_toll=toll)
+
+
+def test_tier_0_alone_is_found_where_the_draft_is_never_right() -> None:
+    """A text of one token again and again: quoted as far as the longest lookup; nobody asks."""
+    trace = replace(text([(-1, -1)] * 40), output_ids=(7,) * 41)
+    plans = Grid((2,), (0.0,), (0.5,), lookups=(0, 4, 20)).plans(EXITS, AcceptanceModel(()))
+    found = [each.candidate() for each in replay_all(plans, [trace], 64, COSTS)]
+    best = ranked(found, COSTS, 1)[0]
+    assert best.plan == Plan((), max_proposal=0, max_lookup=20)
+    assert (best.asked, best.is_plain) == (0.0, False)
+    assert best.committed == 5.0

@@ -64,7 +64,7 @@ class SpeculationOptions(Body):
         None, description="A proposal ends when the product of its confidences falls below this."
     )
     max_proposal: Annotated[int, Field(ge=0, le=MAX_PROPOSAL)] | None = Field(
-        None, description="Cap on the depth of a proposal; 0: no speculation."
+        None, description="Cap on the depth of the draft's proposals; 0: it is not asked."
     )
     tree_width: Annotated[int, Field(ge=1, le=MAX_TREE_WIDTH)] | None = Field(
         None, description="Guesses behind each token; 1 is a chain."
@@ -74,6 +74,9 @@ class SpeculationOptions(Body):
     )
     min_match: Annotated[int, Field(ge=0, le=MAX_PROPOSAL)] | None = Field(
         None, description="Tier 0 guesses where the last so many tokens occurred before; 0: never."
+    )
+    max_lookup: Annotated[int, Field(ge=1, le=MAX_PROPOSAL)] | None = Field(
+        None, description="Cap on the proposals of tier 0."
     )
     draft_toll: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] | None = Field(
         None, description="Cost of a proposal of the draft, in target steps; tier 0 has none."

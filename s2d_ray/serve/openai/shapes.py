@@ -39,12 +39,13 @@ class PlanShape(Shape):
     stop_threshold: float = Field(
         description="A proposal ends when the product of its confidences is below this."
     )
-    max_proposal: int = Field(description="Most levels of a proposal; 0: no speculation.")
+    max_proposal: int = Field(description="Most levels of the draft's proposals; 0: never asked.")
     tree_width: int = Field(description="Guesses behind each token.")
     tree_depth: int = Field(description="Levels that have so many guesses.")
     min_match: int = Field(
         description="Tokens that must have occurred before for tier 0 to guess; 0: never."
     )
+    max_lookup: int = Field(description="Most guesses of tier 0.")
     draft_toll: float = Field(
         description="Cost of a proposal of the draft, in target steps; tier 0 is weighed by it."
     )
