@@ -268,6 +268,20 @@ def test_right_guesses_are_accepted_and_counted() -> None:
     assert counters["accepted_2"] == 1
 
 
+def test_a_plan_without_the_draft_is_served_by_tier_0_alone() -> None:
+    """Longer proposals than the draft's cap, and no call even where tier 0 finds nothing."""
+    bench = Bench()
+    plan = Plan(max_proposal=0, min_match=1, max_lookup=3)
+    bench.add("a", num_prompt=12, max_tokens=25, plan=plan)
+    bench.round()
+    while bench.engine.queue_depth:
+        assert bench.engine.ask(draft_available=True) is None
+        bench.commit(bench.forward())
+    counters = bench.engine.counters
+    assert counters["tier0_drafted"] == counters["drafted_tokens"] > 0
+    assert counters["draft_calls"] == 0
+
+
 def test_guesses_by_who_made_them_and_where_sum_to_what_the_reply_counts() -> None:
     """Tier 0 guesses first, then a draft whose last guess is wrong."""
     bench = Bench()
