@@ -61,7 +61,7 @@ class SpeculationOptions(Body):
         description="One per sub-model but the deepest; below it a guess goes deeper, at 1 always.",
     )
     stop_threshold: Probability | None = Field(
-        None, description="A proposal ends when the product of its confidences falls below this."
+        None, description="The draft's proposal ends once its confidences multiply to less."
     )
     max_proposal: Annotated[int, Field(ge=0, le=MAX_PROPOSAL)] | None = Field(
         None, description="Cap on the depth of the draft's proposals; 0: it is not asked."

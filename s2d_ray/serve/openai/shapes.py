@@ -37,7 +37,7 @@ class PlanShape(Shape):
         description="One per sub-model but the deepest; below it a guess goes deeper."
     )
     stop_threshold: float = Field(
-        description="A proposal ends when the product of its confidences is below this."
+        description="The draft's proposal ends once its confidences multiply to less."
     )
     max_proposal: int = Field(description="Most levels of the draft's proposals; 0: never asked.")
     tree_width: int = Field(description="Guesses behind each token.")
