@@ -126,7 +126,7 @@ class Proposing:
         self._tier0.forget(sequence)
 
     def close(self, sequence: Sequence) -> None:
-        """A sequence has ended; the draft is told by a later call, if it knows of it."""
+        """A sequence has ended; a later call tells the draft, which may not know of it."""
         self._asked.pop(sequence.request.request_id, None)
         self._tier0.forget(sequence)
         if sequence.decoding and sequence.request.mode is not Mode.OFF:

@@ -197,8 +197,8 @@ class Steering:
             task = self._learns_of(each.sequence)
             if task is None or each.sequence.paused:
                 continue
-            is_plain = self._now.chosen[task].candidate.is_plain
-            if is_plain or each.num_drafted or each.sequence.status is RowStatus.OK:
+            undrafted = self._now.chosen[task].candidate.plan.max_proposal == 0
+            if undrafted or each.num_drafted or each.sequence.status is RowStatus.OK:
                 num_rounds[task] += 1
                 num_accepted[task] += each.num_accepted
         for task, count in num_rounds.items():

@@ -32,7 +32,7 @@ class Predictor:
         """Tokens per second of a text alone: its prompt, in target and draft, and its rounds."""
         candidate, costs = self._candidate(task, plan), self._costs
         prompt_s = costs.prefill(prompt_tokens)
-        if not candidate.is_plain:
+        if plan.max_proposal:  # the draft reads it too
             prompt_s += costs.draft(costs.layers[-1], prompt_tokens)
         rounds = (num_tokens - 1) / candidate.committed
         return num_tokens / (prompt_s + rounds * round_s(candidate, costs, 1))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from s2d_ray.core.cascade import Plan
+from s2d_ray.core.goodput import PLAIN, Candidate
 from s2d_ray.core.params import SamplingParams
 from s2d_ray.engine.control_group import FEWEST_PAIRS, WINDOW
 from s2d_ray.engine.controller import TRIAL, Controller
@@ -217,6 +218,23 @@ def test_rounds_without_the_guesses_of_their_plan_teach_nothing() -> None:
         for _ in range(10):
             stand.round()
         assert sum(learned) == expected
+
+
+def test_rounds_in_which_tier_0_finds_nothing_count_for_a_plan_without_the_draft() -> None:
+    """Else it would seem to be right as often as it guesses."""
+    plan = Plan((), max_proposal=0, min_match=3)
+    alone = Candidate(plan, 3.0, {0: 0.5, 10: 0.5}, (), 50)
+    made = Controller({"code": [alone, PLAIN]}, COSTS, random.Random(0))
+    told: list[tuple[int, int]] = []
+    made.learn = lambda choice, rounds, accepted: told.append((rounds, accepted))  # type: ignore
+    steered = Steering(Settings(share=0.0))
+    steered.follow(made)
+    stand = Stand(steered)
+    stand.add("a", max_tokens=20)
+    stand.finish()
+    assert told
+    assert all(accepted == 0 for _, accepted in told)
+    assert not stand.calls[:-1]
 
 
 def test_a_draft_that_is_always_busy_is_asked_no_more_and_log_and_health_say_why() -> None:

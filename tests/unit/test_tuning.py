@@ -247,6 +247,9 @@ def test_a_prediction_is_prompt_and_rounds() -> None:
         11 / (prompt_s + 5 * round_s), rel=0.1
     )
     assert predictor.speed(PLAIN.plan, "chat", 64, 11) == pytest.approx(11 / (30.0 + 10 * 10.0))
+    # Tier 0 alone finds nothing here, and no draft has to read the prompt for it.
+    alone = Plan((), max_proposal=0, min_match=30)
+    assert predictor.speed(alone, "chat", 64, 11) == predictor.speed(PLAIN.plan, "chat", 64, 11)
 
 
 def test_a_plan_with_tier_0_is_searched_under_the_toll_that_it_has_without() -> None:
