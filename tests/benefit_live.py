@@ -9,12 +9,14 @@ and what `auto` earned beside both.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,7 +34,8 @@ MODES = ("auto", "force", "off")
 
 @dataclass(frozen=True)
 class Traffic:
-    """What is asked in each block: all prompts, by so many clients, for texts of so many tokens."""
+    """What is asked in each block, by so many clients, for texts of so many tokens: all prompts, and
+    again from the first where clients are more."""
 
     url: str
     target: str
@@ -61,8 +64,9 @@ class Traffic:
                 text: str = answer.json()["choices"][0]["message"]["content"]
                 return text
 
+            count = max(len(self.prompts), self.clients)
             start_s = time.perf_counter()
-            texts = list(pool.map(ask, self.prompts))
+            texts = list(pool.map(ask, itertools.islice(itertools.cycle(self.prompts), count)))
             return time.perf_counter() - start_s, texts
 
 
@@ -97,10 +101,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48, help="of each of the texts")
     parser.add_argument("--share", type=float, default=0.05, help="the control group's share")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4], help="texts at once")
+    parser.add_argument("--plans", type=Path, help="a plan file of `s2d calibrate`, for `auto`")
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     tree = QUICKSTART.model_dump(mode="json", exclude_unset=True)
-    tree["targets"] = {TARGETS[0]: tree["targets"][TARGETS[0]]}
+    target = tree["targets"][TARGETS[0]]
+    tree["targets"] = {TARGETS[0]: {**target, "max_batch": max(8, *options.clients)}}
+    if options.plans:
+        tree["plans"] = str(options.plans.resolve())
     tree["http"]["port"] = free_port()
     tree["control"] = {"share": options.share}
     config = AppConfig.model_validate(tree)
