@@ -34,8 +34,8 @@ MODES = ("auto", "force", "off")
 
 @dataclass(frozen=True)
 class Traffic:
-    """What is asked in each block, by so many clients, for texts of so many tokens: all prompts, and
-    again from the first where clients are more."""
+    """What is asked in each block, by so many clients, for texts of so many tokens: all prompts,
+    and again from the first where clients are more."""
 
     url: str
     target: str
