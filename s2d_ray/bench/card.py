@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 
 import torch
 import transformers
@@ -14,9 +15,9 @@ from s2d_ray.core.host import cpu_model
 from s2d_ray.models.sources import GgufFile, LocalFolder, parse_source
 
 
-def host_card(config: AppConfig) -> dict[str, str]:
-    """Host, versions, code, and the config's first target."""
-    target = next(iter(config.targets.values()))
+def host_card(config: AppConfig, names: Iterable[str] = ()) -> dict[str, str]:
+    """Host, versions, code, and the targets that are measured, by default the config's first."""
+    targets = [config.targets[name] for name in names or list(config.targets)[:1]]
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "cpu": f"{cpu_model()}, {torch.get_num_threads()} threads",
@@ -24,7 +25,7 @@ def host_card(config: AppConfig) -> dict[str, str]:
         "torch": f"{torch.__version__}, transformers {transformers.__version__}",
         "commit": commit(),
         "config": config_hash(config),
-        "target": f"{model_name(target.model)}: {target.precision}",
+        "target": "; ".join(f"{model_name(each.model)}: {each.precision}" for each in targets),
     }
 
 

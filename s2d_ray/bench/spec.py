@@ -180,7 +180,7 @@ def run(settings: Settings) -> int:
         draft = hash_of_weights(parts.draft_folder)
         identity = _identity(settings, questions, plans, plan_file, draft)
         file = AnswerFile(settings.out, identity)
-        shown = card(settings, targets, parts, len(questions))
+        shown = card(settings, parts, len(questions))
         for name, value in shown.items():
             print(f"{name:<10} {value}", flush=True)
         for name in targets:
@@ -229,15 +229,11 @@ def _identity(
     }
 
 
-def card(
-    settings: Settings, targets: Mapping[str, TargetConfig], parts: Parts, num_questions: int
-) -> dict[str, str]:
+def card(settings: Settings, parts: Parts, num_questions: int) -> dict[str, str]:
     """Host and code, before any result."""
-    config = settings.config.model_copy(update={"targets": dict(targets)})
     turns = "first turns" if settings.first_turns else "all turns"
     draft = parts.draft_config
-    return host_card(config) | {
-        "config": config_hash(settings.config),
+    return host_card(settings.config, settings.target_configs()) | {
         "draft": f"exits {parts.exits}, {draft.precision}",
         "scale": f"{num_questions} questions, {turns}, {settings.max_new_tokens} tokens at most, "
         f"T = {settings.temperature:g}, seed {settings.seed}",

@@ -1,7 +1,7 @@
 """What speculation is worth on this replica: short windows of steps without it, placed at random.
 
 The text does not change, so each text is its own control: a window is compared with the steps right
-before it, on the same rows. Where the measured benefit is negative, speculation goes off by itself,
+before it at the same load. Where the measured benefit is negative, speculation goes off by itself,
 and windows of steps with it tell when it would pay again. Loads are judged apart, since what pays
 for one text at a time may cost for many. Pure: no clock, no model, no Ray.
 """
@@ -21,7 +21,10 @@ BEFORE = 16
 """Counted steps before a window that it is compared with."""
 
 PATIENCE = 8 * WINDOW
-"""Steps after which a window that did not come to an end is given up."""
+"""Steps of its load after which a window that did not come to an end is given up."""
+
+OLDEST = 512
+"""Steps of all loads after which a step is compared with nothing any more."""
 
 FEWEST_PAIRS = 8
 """Windows before anything is concluded."""
@@ -130,6 +133,71 @@ class Comparison:
         return normal * min(MOST_TIMES, max(1 / MOST_TIMES, times))
 
 
+class _Windows:
+    """Of one load: its steps as they usually are, and the window that runs.
+
+    Texts come and go, so a load's steps are those of a while with others between them. The window
+    waits meanwhile.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self.comparison = Comparison()
+        self.is_open = False
+        self._random = rng
+        self._before: deque[tuple[int, int, float]] = deque(maxlen=BEFORE)
+        self._window = _Work()
+        self._num_tries = 0
+        self._chance = 0.0
+
+    def begin_step(self, number: int) -> None:
+        """Open a window, perhaps, and give up one whose steps before it are too long ago.
+
+        number: of the step, among those of all loads.
+        """
+        while self._before and self._before[0][0] <= number - OLDEST:
+            self._before.popleft()
+            self.is_open = False
+        if not self.is_open and len(self._before) == BEFORE:
+            self.is_open = self._random.random() < self._chance
+            self._window, self._num_tries = _Work(), 0
+
+    def end_step(
+        self, number: int, num_tokens: int, seconds: float, *, is_warm: bool, share: float
+    ) -> bool:
+        """What the step came to. share: of steps that windows normally take. -> whether speculation
+        went on or off by it."""
+        if not self.is_open:
+            self._before.append((number, num_tokens, seconds))
+            if len(self._before) == BEFORE and not self._chance:
+                self._chance = self._chance_at(share)
+            return False
+        self._num_tries += 1
+        if is_warm or self.comparison.is_on:
+            self._window.add(num_tokens, seconds)
+        if self._window.num_steps == WINDOW:
+            return self._close()
+        if self._num_tries >= PATIENCE:
+            self._forget()
+        return False
+
+    def _close(self) -> bool:
+        before = _Work()
+        for _, num_tokens, seconds in self._before:
+            before.add(num_tokens, seconds)
+        self._forget()
+        return self.comparison.take(self._window, before)
+
+    def _forget(self) -> None:
+        """No window, and none before there are enough new steps to compare it with."""
+        self.is_open = False
+        self._before.clear()
+        self._chance = 0.0
+
+    def _chance_at(self, share: float) -> float:
+        """Chance of a window to begin with a step, by which windows get their share of steps."""
+        return 1.0 / max(1.0, WINDOW / self.comparison.share(share) - WINDOW - BEFORE)
+
+
 class ControlGroup:
     """Decides before each step whether rows may speculate in it, and learns what it came to.
 
@@ -139,51 +207,47 @@ class ControlGroup:
     def __init__(self, share: float, rng: random.Random) -> None:
         self.share = share
         self._random = rng
-        self._by_load: dict[int, Comparison] = {}
-        self._load = 0
-        self._before: deque[tuple[int, float]] = deque(maxlen=BEFORE)
-        self._window: _Work | None = None
-        self._counts = True
+        self._by_load: dict[int, _Windows] = {}
+        self._now = _Windows(rng)
+        self._counts = False
         self._num_steps = 0
-        self._chance = 0.0
 
     def comparisons(self) -> dict[int, Comparison]:
-        """By load, see `load_of`."""
-        return self._by_load
+        """By load, see `load_of`. May be asked from any thread."""
+        return {load: each.comparison for load, each in tuple(self._by_load.items())}
 
     def verdict(self, num_rows: int) -> str:
         """What was found at such a load, in words."""
-        comparison = self._by_load[load_of(num_rows)]
+        comparison = self._by_load[load_of(num_rows)].comparison
         state = "on" if comparison.is_on else "off"
         return f"{state} with fewer than {load_of(num_rows)} texts: {comparison.verdict}"
 
     def off(self, num_rows: int) -> str:
         """The verdict, if speculation is off at such a load; else nothing."""
         found = self._by_load.get(load_of(num_rows))
-        is_off = self.share > 0 and found is not None and not found.is_on
+        is_off = self.share > 0 and found is not None and not found.comparison.is_on
         return self.verdict(num_rows) if is_off else ""
 
     @property
     def in_window(self) -> bool:
-        """Whether the steps now are a window's."""
-        return self._window is not None
+        """Whether the step now is a window's."""
+        return self._counts and self._now.is_open
 
     def allows(self, num_rows: int, *, measures: bool = True) -> bool:
         """Whether the next step may speculate; to be asked before each step that would.
 
-        num_rows: texts that decode in it. measures: False if the step is no measure, and no window
-        may be: a row insists on speculation, say. Without a share everything may.
+        num_rows: texts that decode in it. measures: False if the step is no measure, and is of no
+        window: a row insists on speculation, say. Without a share everything may.
         """
         load = load_of(num_rows)
-        comparison = self._by_load.setdefault(load, Comparison())
+        if load not in self._by_load:
+            self._by_load[load] = _Windows(self._random)
+        self._now = self._by_load[load]
+        self._num_steps += 1
         self._counts = measures and self.share > 0
-        if load != self._load or not self._counts:
-            self._load = load
-            self._forget()
-        elif self._window is None and self._draws_window():
-            self._window = _Work()
-            self._num_steps = 0
-        return self.share == 0 or comparison.is_on != self.in_window
+        if self._counts:
+            self._now.begin_step(self._num_steps)
+        return self.share == 0 or self._now.comparison.is_on != self.in_window
 
     def took(self, num_tokens: int, seconds: float, *, is_warm: bool = True) -> bool:
         """What the step just asked about came to. -> whether speculation went on or off by it.
@@ -191,40 +255,9 @@ class ControlGroup:
         is_warm: whether the draft held all its rows. What it takes to begin again after a pause
         is no part of a window with speculation.
         """
-        if not self._counts:
-            return False
-        if self._window is None:
-            self._before.append((num_tokens, seconds))
-            if len(self._before) == BEFORE and not self._chance:
-                self._chance = self._chance_now()
-            return False
-        comparison = self._by_load[self._load]
-        self._num_steps += 1
-        if is_warm or comparison.is_on:
-            self._window.add(num_tokens, seconds)
-        if self._window.num_steps < WINDOW:
-            if self._num_steps >= PATIENCE:
-                self._forget()
-            return False
-        window, before = self._window, _Work()
-        for each in self._before:
-            before.add(*each)
-        self._forget()
-        return comparison.take(window, before)
-
-    def _forget(self) -> None:
-        """No window, and none before there are enough steps to compare it with."""
-        self._window = None
-        self._before.clear()
-        self._chance = 0.0
-
-    def _chance_now(self) -> float:
-        """Chance of a window to begin with a step, by which windows get their share of steps."""
-        share = self._by_load[self._load].share(self.share)
-        return 1.0 / max(1.0, WINDOW / share - WINDOW - BEFORE)
-
-    def _draws_window(self) -> bool:
-        return self._chance > 0 and self._random.random() < self._chance
+        return self._counts and self._now.end_step(
+            self._num_steps, num_tokens, seconds, is_warm=is_warm, share=self.share
+        )
 
 
 def _row(pair: _Pair) -> list[float]:

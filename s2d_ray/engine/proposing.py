@@ -31,6 +31,7 @@ class Proposing:
         self._counters = counters
         self._tier0 = Tier0(counters)
         self._asked: dict[str, Sequence] = {}
+        self._known: set[str] = set()
         self._closed: deque[str] = deque(maxlen=MAX_CLOSED)
         self._call_no = 0
 
@@ -54,6 +55,7 @@ class Proposing:
             if sequence.wants_proposal and not serves and asks:
                 sequence.asked = True
                 self._asked[sequence.request.request_id] = sequence
+        self._known.update(self._asked)
         if not self._asked and not (self._closed and draft_available):
             return None
         self._call_no += 1
@@ -126,8 +128,10 @@ class Proposing:
         self._tier0.forget(sequence)
 
     def close(self, sequence: Sequence) -> None:
-        """A sequence has ended; a later call tells the draft, which may not know of it."""
-        self._asked.pop(sequence.request.request_id, None)
+        """A sequence has ended; a later call tells the draft, if it was ever asked about it."""
+        name = sequence.request.request_id
+        self._asked.pop(name, None)
         self._tier0.forget(sequence)
-        if sequence.decoding and sequence.request.mode is not Mode.OFF:
-            self._closed.append(sequence.request.request_id)
+        if name in self._known:
+            self._known.remove(name)
+            self._closed.append(name)

@@ -127,7 +127,7 @@ def identity(settings: Settings, draft: str) -> dict[str, Any]:
 def card(settings: Settings, mark: DraftMark) -> dict[str, str]:
     """Host and code, before any result."""
     scale = settings.scale
-    return host_card(settings.config) | {
+    return host_card(settings.config, settings.names) | {
         "draft": f"{mark.source}, exits {mark.exit_layers}",
         "scale": f"{len(settings.asked[: scale.limit])} prompts, T {scale.temperatures}, "
         f"{scale.max_new_tokens} tokens at most, seed {settings.seed}",

@@ -100,7 +100,7 @@ def identity(settings: Settings) -> dict[str, Any]:
 def card(settings: Settings) -> dict[str, str]:
     """Host and code, before any result."""
     made, scale = settings.plans.made, settings.scale
-    return host_card(settings.config) | {
+    return host_card(settings.config, settings.names) | {
         "draft": settings.plans.draft.source,
         "plans": f"made on {made.host}, commit {made.commit}, {made.date}",
         "scale": f"{len(settings.asked[: scale.limit])} prompts, {scale.max_new_tokens} tokens at "

@@ -11,6 +11,7 @@ import pytest
 from s2d_ray.engine.control_group import (
     BEFORE,
     FEWEST_PAIRS,
+    OLDEST,
     PATIENCE,
     WINDOW,
     Benefit,
@@ -26,7 +27,8 @@ class Replica:
     """Steps whose times and accepted tokens are drawn from a law with a known benefit.
 
     accepted: mean accepted guesses of a row in a step with speculation, at most four of a chain.
-    cost: time of such a step, as a multiple of a plain one.
+    cost: time of such a step, as a multiple of a plain one. texts_end: every so many steps one
+    does, and three steps, the last of them with a prompt, have a row less; 0: none ever does.
     """
 
     seed: int
@@ -34,6 +36,7 @@ class Replica:
     cost: float
     num_rows: int = 4
     share: float = SHARE
+    texts_end: int = 0
     off_steps: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -53,15 +56,18 @@ class Replica:
         return (1.0 + self.accepted) / self.cost
 
     def step(self) -> None:
-        speculates = self.group.allows(self.num_rows)
-        tokens = self.num_rows
+        after = self.num_steps % self.texts_end if self.texts_end else 3
+        rows = self.num_rows - (after < 3)
+        speculates = self.group.allows(rows)
+        tokens = rows
         if speculates:
-            tokens += sum(self._chain() for _ in range(self.num_rows))
+            tokens += sum(self._chain() for _ in range(rows))
         else:
             self.off_steps.append(self.num_steps)
         busy = math.exp(0.3 * self.rng.gauss(0.0, 1.0))
         seconds = 0.03 * busy * (self.cost if speculates else 1.0)
-        self.switches += self.group.took(tokens, seconds)
+        if after != 2:  # a prompt is in it
+            self.switches += self.group.took(tokens, seconds)
         self.num_steps += 1
 
     def _chain(self) -> int:
@@ -74,7 +80,8 @@ class Replica:
         return self.group.comparisons()[1 << self.num_rows.bit_length()]
 
     def benefit(self) -> Benefit | None:
-        return self.comparison().benefit() if self.num_steps else None
+        found = self.group.comparisons().get(1 << self.num_rows.bit_length())
+        return found and found.benefit()
 
     def run_until_off(self) -> None:
         self.step()
@@ -82,10 +89,12 @@ class Replica:
             self.step()
 
 
-def test_the_interval_holds_the_truth_for_90_of_100_seeds() -> None:
+@pytest.mark.parametrize("texts_end", [0, 7])
+def test_the_interval_holds_the_truth_for_90_of_100_seeds(texts_end: int) -> None:
+    """Of texts that never end, and of such as leave no two windows' worth of steps in between."""
     held = 0
     for seed in range(100):
-        replica = Replica(seed, accepted=1.2, cost=1.5, share=0.08)
+        replica = Replica(seed, accepted=1.2, cost=1.5, share=0.08, texts_end=texts_end)
         while (benefit := replica.benefit()) is None or benefit.num_windows < 16:
             replica.step()
         held += benefit.low <= replica.truth <= benefit.high
@@ -153,22 +162,49 @@ def test_windows_lie_at_random_places() -> None:
     assert 0.5 < spread / mean < 2.0
 
 
-def test_there_is_no_window_where_a_step_is_no_measure() -> None:
-    group = ControlGroup(0.25, random.Random(0))
-    for step in range(2_000):
-        assert group.allows(2, measures=step % 12 > 0)
-        group.took(4, 0.03)
-    assert not group.comparisons()[4].pairs
+def in_window(replica: Replica) -> ControlGroup:
+    """Step until the next step is a window's, and stop before it is over."""
+    while not replica.group.in_window:
+        replica.step()
+    return replica.group
 
 
-def test_a_window_whose_load_changes_counts_for_nothing() -> None:
-    group = ControlGroup(0.25, random.Random(0))
-    while not group.in_window:
-        group.allows(1)
-        group.took(1, 0.03)
-    assert group.allows(8)
+def test_a_step_that_is_no_measure_is_of_no_window() -> None:
+    """It may speculate, and what it came to is not counted; the window goes on behind it."""
+    replica = Replica(5, accepted=1.2, cost=1.5)
+    group = in_window(replica)
+    for _ in range(3):
+        assert group.allows(4, measures=False)
+        assert not group.in_window
+        group.took(4, 1e9)
+    assert not group.allows(4)
+    assert group.in_window
+    while not replica.comparison().pairs:
+        replica.step()
+    (pair,) = replica.comparison().pairs
+    assert pair.off.num_steps == WINDOW
+    assert max(pair.on.seconds, pair.off.seconds) < 1e9
+
+
+def test_a_window_waits_while_the_load_is_another() -> None:
+    replica = Replica(6, accepted=1.2, cost=1.5)
+    group = in_window(replica)
+    for _ in range(BEFORE):
+        assert group.allows(16)
+        assert not group.in_window
+        group.took(16, 0.03)
+    assert not group.allows(4)
+    assert group.in_window
+
+
+def test_a_window_too_long_after_the_steps_before_it_counts_for_nothing() -> None:
+    replica = Replica(7, accepted=1.2, cost=1.5)
+    group = in_window(replica)
+    for _ in range(OLDEST):
+        group.allows(16, measures=False)
+    assert group.allows(4)
     assert not group.in_window
-    assert not any(each.pairs for each in group.comparisons().values())
+    assert not replica.comparison().pairs
 
 
 def test_without_a_share_everything_may_speculate_even_where_it_went_off() -> None:

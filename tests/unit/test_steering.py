@@ -13,7 +13,7 @@ import pytest
 from s2d_ray.core.cascade import Plan
 from s2d_ray.core.goodput import PLAIN, Candidate
 from s2d_ray.core.params import SamplingParams
-from s2d_ray.engine.control_group import FEWEST_PAIRS, WINDOW
+from s2d_ray.engine.control_group import WINDOW
 from s2d_ray.engine.controller import TRIAL, Controller
 from s2d_ray.engine.drawing import Drawn
 from s2d_ray.engine.messages import Finished, GenerateRequest, Mode, TokenPrompt
@@ -69,7 +69,9 @@ class Stand:
             )
             self.batch.add(request, [5, 6, 7])
 
-    def round(self, plain_s: float = 0.03, speculating_s: float = 0.04) -> ProposeCall | None:
+    def round(
+        self, plain_s: float = 0.03, speculating_s: float = 0.04, prompts_s: float = 0.0
+    ) -> ProposeCall | None:
         """One round, as the loop has it. -> the call that was made."""
         self.steering.begin(self.batch.running, draft_available=self.can_ask)
         call = self.batch.ask(self.can_ask)
@@ -83,7 +85,8 @@ class Stand:
             if isinstance(event, Finished):
                 self.ended[name] = event
         call_s = speculating_s - plain_s if call is not None else 0.0
-        self.steering.end(step, Times(call_s, plain_s, plain_s + call_s))
+        forward_s = plain_s + step.has_prompts * prompts_s
+        self.steering.end(step, Times(call_s, forward_s, forward_s + call_s))
         return call
 
     def finish(self) -> None:
@@ -298,14 +301,15 @@ def test_other_plans_and_none_are_followed_from_the_next_round_on() -> None:
     assert stand.plans()["a"] == OWN
 
 
-@pytest.mark.parametrize("answer", [right, busy])
-def test_a_step_with_prompts_is_no_measure(answer: Any) -> None:
+@pytest.mark.parametrize(("answer", "low", "high"), [(right, 2.9, 3.1), (busy, 0.7, 0.8)])
+def test_a_step_with_prompts_is_no_measure(answer: Any, low: float, high: float) -> None:
     """Its time is that of the prompt."""
     stand = Stand(steering(controlled=False, share=0.25), answer, prefill_chunk=16)
     for number in range(200):
         stand.add(f"{number}", max_tokens=6)
         for _ in range(3):
-            stand.round()
-        stand.steering._group.allows(1)
+            stand.round(prompts_s=1e9)
     comparisons = stand.steering._group.comparisons().values()
-    assert sum(len(each.pairs) for each in comparisons) < FEWEST_PAIRS
+    found = [told for each in comparisons if (told := each.benefit() or each.verdict)]
+    assert found
+    assert all(low < told.ratio < high for told in found)

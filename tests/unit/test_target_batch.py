@@ -269,7 +269,7 @@ def test_right_guesses_are_accepted_and_counted() -> None:
 
 
 def test_a_plan_without_the_draft_is_served_by_tier_0_alone() -> None:
-    """Longer proposals than the draft's cap, and no call even where tier 0 finds nothing."""
+    """Longer proposals than the draft's cap; no call where tier 0 finds nothing, nor at the end."""
     bench = Bench()
     plan = Plan(max_proposal=0, min_match=1, max_lookup=3)
     bench.add("a", num_prompt=12, max_tokens=25, plan=plan)
@@ -280,6 +280,7 @@ def test_a_plan_without_the_draft_is_served_by_tier_0_alone() -> None:
     counters = bench.engine.counters
     assert counters["tier0_drafted"] == counters["drafted_tokens"] > 0
     assert counters["draft_calls"] == 0
+    assert not bench.engine.has_closed_sessions
 
 
 def test_guesses_by_who_made_them_and_where_sum_to_what_the_reply_counts() -> None:

@@ -193,7 +193,7 @@ def test_an_idle_loop_tells_a_draft_that_comes_back_which_sessions_ended(
     proposer.is_available = False
     stages.append(stage := Stage(proposer))
     stage.loop.start()
-    wait_for(send(stage.loop, [job("a", mode=Mode.AUTO)]))
+    wait_for(send(stage.loop, [job("a", mode=Mode.FORCE)]))
     assert not closed.wait(0.05)
     proposer.is_available = True
     assert closed.wait(PATIENCE_S)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from s2d_ray.bench.card import host_card
 from s2d_ray.config import AppConfig
 from s2d_ray.core.calibration import AcceptanceModel, Sample
 from s2d_ray.core.cascade import Plan
@@ -117,6 +118,16 @@ def test_other_settings_do_not_mix_with_what_was_gathered(calibrated: calibrate.
         calibrate.run(replace(calibrated, seed=2))
     with pytest.raises(ConfigError, match="none of the config's: tiny"):
         calibrate.run(replace(calibrated, targets=("other",)))
+
+
+def test_a_card_names_the_targets_that_are_measured(settings: calibrate.Settings) -> None:
+    """And not the config's first where another was asked for."""
+    tiny = settings.config.targets["tiny"]
+    packed = tiny.model_copy(update={"precision": "int8"})
+    config = settings.config.model_copy(update={"targets": {"tiny": tiny, "packed": packed}})
+    assert host_card(config)["target"] == "target: float32"
+    assert host_card(config, ["packed"])["target"] == "target: int8"
+    assert host_card(config, ["tiny", "packed"])["target"] == "target: float32; target: int8"
 
 
 def test_a_sweep_measures_every_plan_beside_its_prediction(
