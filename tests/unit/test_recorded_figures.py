@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -99,14 +100,32 @@ def test_the_page_on_training_has_the_same_figures() -> None:
     assert all(one.identical for one in plans.values())
 
 
-def test_the_page_on_plans_has_the_figures_of_the_recorded_sweep() -> None:
+@pytest.mark.parametrize(("target", "heading"), [("", "float32"), ("-int8", "int8")])
+def test_the_page_on_plans_has_the_figures_of_the_recorded_sweeps(
+    target: str, heading: str
+) -> None:
+    """Row by row, by class, and how far predictions are off."""
     page = (RESULTS / "plans.md").read_text()
-    found = read_source(RESULTS / "sweep-smollm2-135m-2026-11-28.json").result
-    assert isinstance(found, shapes.Sweep)
-    for plan, one in found.targets["smollm2-135m"].by_plan.items():
+    (part,) = re.findall(rf"\n## {heading}\n(.*?)\n## ", page, re.DOTALL)
+    source = read_source(RESULTS / f"sweep-smollm2-135m{target}-2026-11-28.json").result
+    assert isinstance(source, shapes.Sweep)
+    found = source.targets[f"smollm2-135m{target}"]
+    for plan, one in found.by_plan.items():
         low, high = one.spread
         row = f"| {plan} | {one.predicted:.2f} | {one.measured:.2f} | {low:.2f}–{high:.2f} "
-        assert f"{row}| {one.mean_accepted_length:.2f} | same |" in page
+        assert f"{row}| {one.mean_accepted_length:.2f} | same |" in part
+        assert one.measured <= found.by_plan["planned"].measured
+    classes = ", ".join(f"{task} {speed:.2f}" for task, speed in found.by_group.items())
+    assert f"`planned` by class: {classes}" in part
+    off = [100 * abs(one.predicted / one.measured - 1) for one in found.by_plan.values()]
+    (told,) = re.findall(r"Prediction is ([\d.]+) % off in the median.*, ([\d.]+) % at most", part)
+    assert told == (f"{statistics.median(off):.1f}", f"{max(off):.1f}")
+    crowds = [
+        f"{speed:.2f} ({found.concurrency_spread[size][0]:.2f}–"
+        f"{found.concurrency_spread[size][1]:.2f})"
+        for size, speed in found.by_concurrency.items()
+    ]
+    assert f"| {heading} | {' | '.join(crowds)} |" in page
 
 
 def test_the_page_on_two_targets_has_the_figures_of_its_run() -> None:
